@@ -1,0 +1,89 @@
+# `make` lists the targets. Each of them first sets up .venv by itself when it is missing, stale or broken.
+
+PYTHON ?= python3#   the Python that .venv is made from (3.11 or newer)
+STORE  ?= outputs#   trials, tracking database and artifacts
+SWEEP  ?= sweeps/digits.yaml
+PROFILE ?=
+DATA   ?=
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint sweep-digits sweep-cifar10 plan report tables ui bench lock clean FORCE
+
+# One shell word, whatever stands in it: folders with spaces and quotes are common.
+quote = '$(subst ','\'',$(1))'
+
+HAM := .venv/bin/ham
+SHARED = --store $(call quote,$(STORE))
+CHOICE = $(if $(PROFILE),--profile $(call quote,$(PROFILE))) $(if $(DATA),--set $(call quote,data=$(DATA)))
+
+# ---------------------------------------------------------------- set-up
+# The stamp is written last and holds the folder it was made in: a half-made environment has none, and one that was
+# moved, or whose Python has gone, is noticed here and made anew.
+STAMP := .venv/.complete
+INTACT := $(shell test "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd)" && .venv/bin/python -c '' 2>/dev/null && echo yes)
+
+$(STAMP): pyproject.toml requirements.lock $(if $(INTACT),,FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo 'ham-sweeps needs Python 3.11 or newer; $(PYTHON) is' \
+	    "$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null || echo 'not there')." \
+	    'Name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@echo 'set-up: .venv (once; about two minutes and 6 GB)'
+	@rm -f $(STAMP)
+	@$(if $(INTACT),,$(PYTHON) -m venv --clear .venv)
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@pwd > $(STAMP)
+
+# ---------------------------------------------------------------- targets
+help: ## list the targets and variables
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  PROFILE=smoke   a shorter version of a sweep     DATA=DIR   images to use instead of the named data set'
+	@echo '  STORE=$(STORE)   where results go                 SWEEP=FILE the sweep of `make plan` and `make report`'
+	@echo '  ARGS="..."      passed on to the command         PYTHON=... the Python to make .venv from'
+
+demo: $(STAMP) ## the whole road on the digits images: train, attack, tables, report (minutes, no GPU, no download)
+	@$(HAM) sweep sweeps/digits.yaml $(SHARED)
+	@$(HAM) report $(SHARED)
+
+test: $(STAMP) ## the test suite
+	@.venv/bin/python -m pytest -q $(ARGS)
+
+lint: $(STAMP) ## ruff (rules and format) and mypy
+	@.venv/bin/ruff check --quiet --output-format concise .
+	@.venv/bin/ruff format --check --quiet . || { echo 'format: run .venv/bin/ruff format .' >&2; exit 1; }
+	@.venv/bin/mypy --no-error-summary
+	@echo 'lint: clean'
+
+sweep-digits: $(STAMP) ## train what is missing of sweeps/digits.yaml, then report (PROFILE= DATA= ARGS=)
+	@$(HAM) sweep sweeps/digits.yaml $(CHOICE) $(SHARED) $(ARGS)
+	@$(HAM) report $(SHARED)
+
+sweep-cifar10: $(STAMP) ## train what is missing of sweeps/cifar10.yaml, then report (PROFILE= DATA= ARGS=)
+	@$(HAM) sweep sweeps/cifar10.yaml $(CHOICE) $(SHARED) $(ARGS)
+	@$(HAM) report $(SHARED)
+
+plan: $(STAMP) ## what is done, what is missing and what it will cost (SWEEP= PROFILE= DATA= ARGS=)
+	@$(HAM) plan $(call quote,$(SWEEP)) $(CHOICE) $(SHARED) $(ARGS)
+
+report: $(STAMP) ## all tables and figures and the HTML page from what is in the store (ARGS=)
+	@$(HAM) report $(SHARED) $(ARGS)
+
+tables: $(STAMP) ## the tables only: Markdown, LaTeX and CSV (ARGS=)
+	@$(HAM) report $(SHARED) --format md,tex,csv $(ARGS)
+
+ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
+	@$(HAM) ui $(SHARED) $(ARGS)
+
+bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (ARGS=)
+	@.venv/bin/python -m benchmarks.steps $(ARGS)
+
+lock: $(STAMP) ## remake requirements.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --output-file requirements.lock pyproject.toml $(ARGS)
+
+clean: ## remove .venv and caches; results in the store stay
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

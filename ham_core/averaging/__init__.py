@@ -1,0 +1,5 @@
+"""Second sets of weights, averaged over time. They watch the training and never change it. One line per average."""
+
+INDEX = {
+    "ema": "ham_core.averaging.ema:Ema",
+}

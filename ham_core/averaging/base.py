@@ -1,0 +1,29 @@
+"""The interface of an average: which updates of θ enter θ̄, and with which rate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ham_core.parts import Part
+
+
+class Averaging(Part):
+    """θ̄ ← a θ̄ + (1 - a) θ; the first update copies θ. BatchNorm's statistics are averaged like the parameters."""
+
+    epoch_fields: ClassVar[frozenset[str]] = frozenset({"start_epoch"})
+
+    every: Literal["step", "epoch"] = "step"
+    start_epoch: int = Field(0, ge=0, description="first epoch that enters the average")
+    label: str | None = Field(None, pattern=r"^[a-z0-9]+$", description="name of the weights: best_<label>")
+
+    @property
+    def key(self) -> str:
+        """What is appended to `best` and `last` to name these weights."""
+        return self.label or self.name
+
+    @abstractmethod
+    def rate(self, updates: int) -> float:
+        """a, given how many updates θ̄ has had."""

@@ -1,0 +1,35 @@
+"""CFA, class-wise calibrated fair adversarial training. Wei et al., CVPR 2023, arXiv:2303.14460; PKU-ML/CFA @071f333.
+
+    CCM   ε_c = (λ1 + r_c) ε          CCR   β_c = (λ2 + r_c) β
+
+r_c is the robust training accuracy of class c in the previous epoch, read off the outer loss's logits on x'.
+Differs from the code: r_c uses the class's own count (there C·correct_c/N, right only for balanced classes).
+The step α is not scaled by class, as in the code.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ham_core.calibration.base import Calibration, Factors
+from ham_core.lazy import torch
+
+
+class Cfa(Calibration):
+    """Class-wise margin (CCM) and regularisation (CCR); a part that is null is left out."""
+
+    name = "cfa"
+    source = "Wei et al., CVPR 2023, arXiv:2303.14460"
+
+    margin: float | None = Field(0.5, ge=0, description="λ1 of CCM")
+    regularization: float | None = Field(0.5, ge=0, description="λ2 of CCR; AT has no β and ignores it")
+    start_epoch: int = Field(
+        10, ge=0, description="first calibrated epoch (10 in the code, not in the paper)"
+    )
+
+    def factors(self, robust: torch.Tensor) -> Factors:
+        """λ1 + r and λ2 + r."""
+        return Factors(
+            margin=None if self.margin is None else self.margin + robust,
+            beta=None if self.regularization is None else self.regularization + robust,
+        )

@@ -1,0 +1,75 @@
+"""Named data sets and any folder of class folders, as uint8 tensors on the device. Light until `load` is called.
+
+`index.facts` describes a data set for planning, `ensure` fetches or converts it once, `load` gives a trial its splits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ham_core.data.index import describe, facts, find, names, relabelled
+from ham_core.data.places import cache_folder
+from ham_core.data.source import Facts, Progress, Source, Tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from ham_core.data.split import Dataset
+
+__all__ = [
+    "Facts",
+    "Progress",
+    "Source",
+    "Tensors",
+    "cache_folder",
+    "describe",
+    "ensure",
+    "facts",
+    "find",
+    "load",
+    "names",
+]
+
+
+def ensure(
+    name: str | None = None,
+    folder: str | None = None,
+    size: int | None = None,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Download or decode what is missing, once, before any trial starts; RequestError where that is impossible."""
+    find(name, folder, size).ensure(progress)
+
+
+def load(
+    name: str | None = None,
+    folder: str | None = None,
+    size: int | None = None,
+    label: str | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    validation: float,
+    split_seed: int,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The splits of a trial: images uint8 (N,C,H,W), labels int64 (N,), on `device`.
+
+    train_limit and test_limit keep the first ceil(limit / C) images of each of the C classes. Then ceil(validation * n_c)
+    images of each class c are held out, chosen by `split_seed`; the rest stays in its original order.
+    """
+    from ham_core.data.split import divide
+
+    source = find(name, folder, size)
+    told = relabelled(source.facts(), label, name)
+    return divide(
+        source.load(progress),
+        told,
+        validation=validation,
+        split_seed=split_seed,
+        train_limit=train_limit,
+        test_limit=test_limit,
+        device=device,
+    )

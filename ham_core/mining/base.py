@@ -1,0 +1,105 @@
+"""The interface of mining: watch the attack, then say who continues and who counts how much.
+
+Notation: B batch, n rows still followed, x^k iterate after k of K steps, z^k its logits (n,C), p = softmax(z), y (n,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import Field
+
+from ham_core.lazy import torch
+from ham_core.parts import Part
+
+
+@dataclass
+class Trajectory:
+    """The attack on one batch as mining sees it. Asks the network only for what is wanted, and at most once.
+
+    `rows` (n,) are the followed positions in the batch; `path` holds z^0..z^{k-1} of those rows.
+    """
+
+    predict: Callable[[torch.Tensor], torch.Tensor]  # logits without gradient, in the attack's mode
+    x: torch.Tensor
+    y: torch.Tensor
+    adv: torch.Tensor
+    epoch: int
+    batch: int
+    generator: torch.Generator
+    rows: torch.Tensor
+    path: list[torch.Tensor] = field(default_factory=list)
+    flags: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _clean: torch.Tensor | None = None
+    _current: torch.Tensor | None = None
+
+    def clean(self) -> torch.Tensor:
+        """z of the clean images (n,C)."""
+        if self._clean is None:
+            self._clean = self.predict(self.x)
+        return self._clean
+
+    def current(self) -> torch.Tensor:
+        """z of the present iterate (n,C)."""
+        if self._current is None:
+            self._current = self.predict(self.adv)
+        return self._current
+
+    def move(self, adv: torch.Tensor) -> None:
+        """The attack has gone on to `adv`."""
+        self.adv, self._current = adv, None
+
+    def restrict(self, keep: torch.Tensor) -> None:
+        """Follow only the rows where `keep` (n,) is set."""
+        if bool(keep.all()):
+            return
+        self.x, self.y, self.adv, self.rows = self.x[keep], self.y[keep], self.adv[keep], self.rows[keep]
+        self.path = [logits[keep] for logits in self.path]
+        self._clean = None if self._clean is None else self._clean[keep]
+        self._current = None if self._current is None else self._current[keep]
+
+    def note(self, name: str, flags: torch.Tensor) -> None:
+        """Record a yes or no per followed row; the log shows its share per class as `train/<name>/<class>`."""
+        self.flags[name] = (self.y, flags)
+
+
+class Mining(Part):
+    """Answers twice per batch: who continues after step `pause()`, and who counts how much after step K."""
+
+    epoch_fields: ClassVar[frozenset[str]] = frozenset({"start_epoch"})
+    needs_path: ClassVar[bool] = False  # `weigh` reads `Trajectory.path`
+
+    start_epoch: int = Field(
+        0, ge=0, description="first epoch with mining; before it every example counts once"
+    )
+
+    def check(self, steps: int) -> None:
+        """ValueError if this mining cannot run with an attack of that many steps."""
+
+    def wants_path(self) -> bool:
+        """Whether the logits of every step are to be kept."""
+        return self.needs_path
+
+    def pause(self) -> int | None:
+        """The step after which `keep` is asked; None: it is not."""
+        return None
+
+    def keep(self, seen: Trajectory) -> torch.Tensor:
+        """At the pause: rows (n,) bool that continue."""
+        raise TypeError(f"{self.name} does not pause the attack")
+
+    def finish(self, seen: Trajectory) -> torch.Tensor | None:
+        """After step K: rows (n,) bool that are trained on; None: all."""
+        return None
+
+    def weigh(self, seen: Trajectory) -> torch.Tensor | None:
+        """Then: loss weights (n,) of those rows, to be averaged over them; None: 1 each."""
+        return None
+
+
+def overconfidence(seen: Trajectory) -> torch.Tensor:
+    """p_y(x^k) - p_y(x) -> (n,); positive for an over-confident adversarial example (HAM, section 3)."""
+    own = seen.y[:, None]
+    return (seen.current().softmax(1).gather(1, own) - seen.clean().softmax(1).gather(1, own)).squeeze(1)

@@ -1,0 +1,169 @@
+"""What is run on a trained trial, and how results may be compared. Light: planning imports this.
+
+An evaluation is one attack on one set of weights of one trial. It has its own fingerprint, so that adding an attack later
+trains nothing again. A protocol is the agreement under which numbers may stand in one column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ham_core.config import Pixels, Trial, digest_of, fingerprint
+from ham_core.errors import known
+from ham_core.parts import Frozen
+
+EVALUATION_VERSION = 1  # bump by hand when the same evaluation would give other predictions
+
+RULES: Mapping[str, str] = {
+    "best": "the epoch with the highest average robust accuracy",
+    "best_sum": "the epoch with the highest sum of average and worst-class robust accuracy",
+    "best_worst": "the epoch with the highest worst-class robust accuracy",
+    "last": "the last epoch",
+}
+ATTACKS = ("clean", "pgd20", "cw20")  # the usual ones; any pgdN and cwN is allowed
+
+
+class EvaluationAttack(Frozen):
+    """`clean`, `pgd20`, `cw20`, any pgdN or cwN, or a mapping such as {name: pgd, steps: 50, restarts: 5, label: pgd50x5}.
+
+    PGD ascends the cross-entropy, CW the margin max_{c≠y} z_c - z_y; N steps from a uniform random start.
+    """
+
+    kind: Literal["clean", "pgd", "cw"]
+    steps: int = Field(0, ge=0, le=100_000)
+    restarts: int = Field(1, ge=1, le=1000)
+    step: Pixels | None = Field(None, ge=0, le=1)  # None: epsilon/4
+    label: str | None = Field(None, pattern=r"^[a-z0-9_]+$")  # its name in metrics, in place of `pgd20`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return _from_name(value)
+        if isinstance(value, dict) and "name" in value:
+            rest = {key: entry for key, entry in value.items() if key != "name"}
+            return rest | _from_name(str(value["name"]), steps=rest.get("steps"))
+        return value
+
+    @model_validator(mode="after")
+    def _clean_has_no_steps(self) -> EvaluationAttack:
+        if self.kind == "clean" and (self.steps or self.restarts > 1 or self.step is not None):
+            raise ValueError("clean images are not attacked, so clean takes no steps, step or restarts")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Its name in metrics: the label, else `clean`, `pgd20`, `pgd20x5` (with restarts)."""
+        plain = self.kind if self.kind == "clean" else f"{self.kind}{self.steps}"
+        return self.label or (plain if self.restarts == 1 else f"{plain}x{self.restarts}")
+
+
+def _from_name(name: str, steps: Any = None) -> dict[str, Any]:
+    """`pgd20` -> {kind: pgd, steps: 20}; `pgd` takes the steps that stand beside it."""
+    found = re.fullmatch(r"(pgd|cw)(\d*)", name)
+    if name == "clean":
+        return {"kind": "clean"}
+    if found is None:
+        raise ValueError(f"unknown attack '{name}'; {known(name, ATTACKS)}; any pgdN and cwN with N steps")
+    if found[2] and steps is not None and str(steps) != found[2]:
+        raise ValueError(
+            f"'{name}' has {found[2]} steps, but steps: {steps} stands beside it; give one of the two"
+        )
+    if not found[2] and steps is None:
+        raise ValueError(f"'{name}' needs its number of steps; write for example {name}20")
+    return {"kind": found[1], "steps": int(found[2]) if found[2] else steps}
+
+
+class Evaluation(Frozen):
+    """One attack on one set of weights: `best`, `best_sum`, `best_worst`, `last`, or such a name with `_<average>` behind."""
+
+    weights: str
+    attack: EvaluationAttack
+
+    @field_validator("weights")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not split_weights(value)[0]:
+            raise ValueError(
+                f"unknown weights '{value}'; {known(value, RULES)}; _<average> may follow, as in best_ema"
+            )
+        return value
+
+    @property
+    def name(self) -> str:
+        """`best/pgd20`."""
+        return f"{self.weights}/{self.attack.key}"
+
+
+def split_weights(name: str) -> tuple[str, str]:
+    """`best_sum_ema` -> (best_sum, ema); `last` -> (last, ""); an unknown rule -> ("", "")."""
+    for rule in sorted(RULES, key=len, reverse=True):
+        if name == rule:
+            return rule, ""
+        if name.startswith(f"{rule}_") and len(name) > len(rule) + 1:
+            return rule, name[len(rule) + 1 :]
+    return "", ""
+
+
+def evaluation_fingerprint(trial: Trial, evaluation: Evaluation) -> str:
+    """The identity of an evaluation of a trial: 64 hex digits.
+
+    It covers the trial's, the weights (of an average: how it averages), the attack, epsilon and the test images.
+    """
+    return identity_of_evaluation(fingerprint(trial), trial, evaluation)
+
+
+def identity_of_evaluation(trial_fingerprint: str, trial: Trial, evaluation: Evaluation) -> str:
+    """The same where the trial's fingerprint is known already."""
+    average = split_weights(evaluation.weights)[1]
+    return digest_of(
+        {
+            "trial": trial_fingerprint,
+            "weights": evaluation.weights,
+            "average": [one.model_dump(mode="json") for one in trial.method.averaging if one.key == average],
+            "attack": evaluation.attack.model_dump(mode="json"),
+            "name": evaluation.attack.key,  # the stored metrics carry it
+            "epsilon": trial.epsilon,
+            "test_digest": trial.data.test_digest,
+            "test_limit": trial.data.test_limit,
+            "version": EVALUATION_VERSION,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How results may be compared. `settings` lie above a preset's recipe and below the sweep's own."""
+
+    name: str
+    title: str
+    weights: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    attacks: tuple[str, ...] = ATTACKS
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "standard", "selected on a held-out split", ("best", "last"), {"selection.on": "validation"}
+        ),
+        Protocol(
+            "ham-paper",
+            "as HAM's code: selected on the test set, epsilon 0.031",
+            ("best", "last"),
+            {"selection.on": "test", "epsilon": 0.031},
+        ),
+        Protocol(
+            "cfa-paper",
+            "as CFA: selected on the test set by average plus worst class, epsilon 8/255",
+            ("best_sum", "last"),
+            {"selection.on": "test", "epsilon": "8/255"},
+        ),
+    )
+}

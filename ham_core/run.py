@@ -1,0 +1,165 @@
+"""One trial from its folder's present state to trained and evaluated: what workers and bare machines run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ham_core.config import Trial, fingerprint
+from ham_core.data.split import Dataset
+from ham_core.evaluation import attack_images
+from ham_core.folder import TrialFolder
+from ham_core.metrics import class_keys, metric_name, summarize
+from ham_core.protocol import Evaluation, evaluation_fingerprint
+from ham_core.randomness import derived_seed
+from ham_core.training import Training, build_model, load_data
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: `epoch` (with its metrics), `trained`, `evaluated` (with its metrics), `stopped`."""
+
+    kind: str
+    epoch: int = 0
+    metrics: dict[str, float] | None = None
+    name: str = ""
+
+
+def run_trial(
+    trial: Trial,
+    folder: TrialFolder,
+    evaluations: Sequence[Evaluation] = (),
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    deadline: float | None = None,
+) -> Iterator[Event]:
+    """Train what is missing, evaluate what is missing, and say so event by event. Already complete: no event at all.
+
+    `threads` are torch's CPU threads; results on CPUs belong to their number, which is recorded. `deadline` is a
+    `time.monotonic()` after which the trial stops between two epochs; the same call continues it.
+    """
+    torch.set_num_threads(threads)
+    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    with folder.lock():
+        trial = with_kept_averages(trial, folder)
+        missing = [
+            one for one in evaluations if not folder.has_evaluation(evaluation_fingerprint(trial, one))
+        ]
+        if folder.is_done() and not missing:
+            return
+        dataset = load_data(trial, chosen)
+        if not folder.is_done():
+            yield from _train(trial, folder, dataset, chosen, deadline)
+        if folder.is_done():
+            for evaluation in missing:
+                if _late(deadline):
+                    yield Event("stopped", trial.epochs)
+                    return
+                yield evaluate(trial, folder, evaluation, dataset, chosen)
+
+
+def with_kept_averages(trial: Trial, folder: TrialFolder) -> Trial:
+    """The trial with the averages its folder keeps besides its own. A finished trial that lacks one starts again."""
+    kept = folder.kept_averages()
+    wanted = [average.model_dump(mode="json") for average in trial.method.averaging]
+    absent = [average for average in wanted if average not in kept]
+    if folder.settings() is None or absent:
+        folder.reopen()
+        kept_keys = {average.get("label") or average["name"] for average in wanted}
+        kept = wanted + [old for old in kept if (old.get("label") or old["name"]) not in kept_keys]
+    settings = trial.model_dump(mode="json")
+    settings["method"]["averaging"] = kept
+    trial = Trial.model_validate(settings)
+    if absent or folder.settings() is None:
+        folder.create(trial)
+    return trial
+
+
+def _train(
+    trial: Trial, folder: TrialFolder, dataset: Dataset, device: torch.device, deadline: float | None
+) -> Iterator[Event]:
+    training = Training(trial, dataset, device=device)
+    state = folder.checkpoint(str(device))
+    if state is not None:
+        training.restore(state)
+        folder.append(state["record"])  # killed between the checkpoint and its line in the journal
+    if not _late(deadline):
+        for result in training:
+            for name, weights in result.kept.items():
+                folder.save_weights(name, weights)
+            record = {"epoch": result.epoch, "timestamp": time.time(), "metrics": result.metrics}
+            folder.save_checkpoint(training.state() | {"record": record})
+            folder.append(record)
+            yield Event("epoch", result.epoch, result.metrics)
+            if _late(deadline):
+                break
+    if training.epoch < trial.epochs:
+        yield Event("stopped", training.epoch)
+        return
+    folder.finish({"epochs": trial.epochs, **machine(device)})
+    yield Event("trained", trial.epochs)
+
+
+def evaluate(
+    trial: Trial, folder: TrialFolder, evaluation: Evaluation, dataset: Dataset, device: torch.device
+) -> Event:
+    """Run one attack on one set of weights and store its per-image predictions."""
+    model = build_model(trial, dataset, device)
+    model.load_state_dict(folder.weights(evaluation.weights, str(device)))
+    attack, classes = evaluation.attack, dataset.classes
+    seen = attack_images(
+        model, dataset.test, attack, epsilon=trial.epsilon, seed=derived_seed(trial.seed, "evaluation")
+    )
+    label = dataset.test.labels.cpu().numpy()
+    statistics = summarize(label, seen.prediction == label, classes)
+    metrics = {metric_name(evaluation.weights, attack.key, name): value for name, value in statistics.items()}
+    counts = np.bincount(label, minlength=len(classes))
+    identity = evaluation_fingerprint(trial, evaluation)
+    record = {
+        "fingerprint": identity,
+        "trial": fingerprint(trial),
+        "weights": evaluation.weights,
+        "attack": attack.model_dump(mode="json"),
+        "attack_name": attack.key,
+        "epsilon": trial.epsilon,
+        "classes": list(classes),
+        "images": {key: int(n) for key, n in zip(class_keys(classes), counts, strict=True)},
+        "metrics": metrics,
+        "seconds": seen.seconds,
+        **machine(device),
+    }
+    arrays = {
+        "label": label,
+        "prediction": seen.prediction,
+        "clean": seen.clean,
+        "confidence": seen.confidence,
+        "clean_confidence": seen.clean_confidence,
+    }
+    folder.save_evaluation(identity, record, arrays)
+    return Event("evaluated", trial.epochs, metrics, f"{evaluation.weights}/{attack.key}")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What results may depend on besides the trial: recorded beside them, never part of an identity."""
+    return {
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline

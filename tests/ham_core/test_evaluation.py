@@ -1,0 +1,179 @@
+"""Predictions under attack: per image, re-judged, and equal to the closed form where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ham_core import models
+from ham_core.data.split import Split
+from ham_core.evaluation import attack_images
+from ham_core.folder import TrialFolder
+from ham_core.metrics import summarize
+from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
+from ham_core.run import run_trial
+from tests.builders import Linear, trial
+
+CLEAN, PGD, CW = (EvaluationAttack.model_validate(name) for name in ("clean", "pgd20", "cw20"))
+
+
+@pytest.fixture
+def images() -> Split:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    return Split(pixels, torch.arange(300) % 2)
+
+
+@pytest.fixture
+def linear() -> Linear:
+    return Linear(0.2 * torch.randn(2, 16, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("attack", [PGD, CW])
+def test_robust_images_of_a_linear_model_are_those_of_the_closed_form(images, linear, attack):
+    """Two classes: the worst margin in the ball, ignoring no pixel bound, is reached at a corner of the clipped box."""
+    x, y = images.images / 255, images.labels
+    direction = (linear.weight[1 - y] - linear.weight[y]).reshape(x.shape).sign()
+    corner = (x + 0.1 * direction).clamp(0, 1)
+    with torch.no_grad():
+        robust = (linear(corner).argmax(1) == y).numpy()
+    seen = attack_images(linear, images, attack, epsilon=0.1, seed=0)
+    assert ((seen.prediction == y.numpy()) == robust).all()
+    assert 0 < robust.sum() < (seen.clean == y.numpy()).sum()
+
+
+def test_the_clean_attack_changes_nothing(images, linear):
+    seen = attack_images(linear, images, CLEAN, epsilon=0.1, seed=0)
+    with torch.no_grad():
+        logits = linear(images.images / 255)
+    assert (seen.prediction == logits.argmax(1).numpy()).all() and (seen.clean == seen.prediction).all()
+    own = logits.softmax(1).gather(1, images.labels[:, None]).squeeze(1)
+    torch.testing.assert_close(torch.from_numpy(seen.confidence), own)
+
+
+def test_an_image_that_is_wrong_when_clean_stays_wrong_under_attack(images, linear):
+    seen = attack_images(linear, images, PGD, epsilon=0.1, seed=0)
+    wrong = seen.clean != images.labels.numpy()
+    assert wrong.any() and (seen.prediction[wrong] == seen.clean[wrong]).all()
+
+
+def test_more_restarts_never_make_a_model_more_robust(images):
+    model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False)
+    few = attack_images(model, images, EvaluationAttack(kind="pgd", steps=2), epsilon=0.1, seed=0)
+    many = attack_images(
+        model, images, EvaluationAttack(kind="pgd", steps=2, restarts=4), epsilon=0.1, seed=0
+    )
+    y = images.labels.numpy()
+    assert ((many.prediction == y) <= (few.prediction == y)).all()
+
+
+def test_evaluating_leaves_the_model_as_it_was_and_ignores_its_mode(images):
+    model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first = attack_images(model, images, PGD, epsilon=0.1, seed=0)
+    assert model.training and all(
+        torch.equal(before[key], value) for key, value in model.state_dict().items()
+    )
+    second = attack_images(model.eval(), images, PGD, epsilon=0.1, seed=0)
+    assert (first.prediction == second.prediction).all()
+
+
+def run(one, folder, evaluations=(), **settings):
+    return list(run_trial(one, folder, evaluations, device="cpu", **settings))
+
+
+def evaluations(*names: str) -> list[Evaluation]:
+    return [Evaluation(weights=w, attack=a) for w in names for a in (CLEAN, PGD)]
+
+
+def test_metrics_of_an_evaluation_are_those_of_its_stored_predictions(tmp_path):
+    one = trial("at", epochs=1)
+    folder = TrialFolder.of(tmp_path, one)
+    events = run(one, folder, evaluations("best", "last_ema"))
+    assert [event.kind for event in events] == ["epoch", "trained", *["evaluated"] * 4]
+    assert len(folder.evaluations()) == 4
+    for record in folder.evaluations():
+        stored = folder.predictions(record["fingerprint"])
+        again = summarize(stored["label"], stored["prediction"] == stored["label"], record["classes"])
+        prefix = f"{record['weights']}/{record['attack_name']}"
+        assert record["metrics"] == {f"{prefix}/{name}": value for name, value in again.items()}
+        assert np.bincount(stored["label"]).tolist() == list(record["images"].values())
+
+
+def test_a_complete_trial_is_left_alone_and_a_new_evaluation_retrains_nothing(tmp_path):
+    one = trial("at", epochs=1)
+    folder = TrialFolder.of(tmp_path, one)
+    run(one, folder, evaluations("last"))
+    before = folder.weights("last")
+    assert run(one, folder, evaluations("last")) == []
+    later = [*evaluations("last"), Evaluation(weights="best_ema", attack=CW)]
+    assert [event.kind for event in run(one, folder, later)] == ["evaluated"]
+    assert all(torch.equal(before[key], value) for key, value in folder.weights("last").items())
+
+
+def timeless(folder: TrialFolder) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in record["metrics"].items() if not name.startswith("time/")}
+        for record in folder.journal()
+    ]
+
+
+def test_a_trial_stopped_by_its_deadline_continues_bit_for_bit(tmp_path):
+    one = trial("at", {"name": "ham", "early_drop_step": 1, "start_epoch": 1}, epochs=3)
+    whole, parts = TrialFolder.of(tmp_path / "a", one), TrialFolder.of(tmp_path / "b", one)
+    run(one, whole)
+    while parts.epochs_done() < 3:
+        assert [event.kind for event in run(one, parts, deadline=1e-9)] == ["stopped"]
+        generator = run_trial(one, parts, device="cpu")
+        next(generator)  # one epoch, then the process is gone
+        generator.close()
+    assert [event.kind for event in run(one, parts)] == ["trained"]
+    assert timeless(whole) == timeless(parts)
+    for name in whole.weight_names():
+        ours, theirs = whole.weights(name), parts.weights(name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_an_epoch_whose_journal_line_was_lost_is_restored_from_the_checkpoint(tmp_path):
+    one = trial("at")
+    folder = TrialFolder.of(tmp_path, one)
+    generator = run_trial(one, folder, device="cpu")
+    next(generator)
+    generator.close()
+    lost = folder.journal()
+    (folder.path / "journal.jsonl").unlink()
+    run(one, folder)
+    assert folder.journal()[0] == lost[0] and folder.epochs_done() == 2
+
+
+def test_an_average_that_was_not_kept_trains_the_same_weights_again(tmp_path):
+    bare = trial("at", method={"averaging": "none"}, epochs=1)
+    folder = TrialFolder.of(tmp_path, bare)
+    run(bare, folder)
+    before = folder.weights("last")
+    events = run(trial("at", epochs=1), folder)
+    assert [event.kind for event in events] == ["epoch", "trained"]
+    assert "best_ema" in folder.weight_names()
+    assert all(torch.equal(before[key], value) for key, value in folder.weights("last").items())
+    assert run(bare, folder) == []
+
+
+def test_the_identity_of_an_evaluation_is_weights_attack_radius_and_test_set():
+    one = trial("at")
+    first = evaluation_fingerprint(one, Evaluation(weights="best", attack=PGD))
+    assert first == evaluation_fingerprint(trial("at"), Evaluation(weights="best", attack=PGD))
+    others = [
+        evaluation_fingerprint(one, Evaluation(weights="last", attack=PGD)),
+        evaluation_fingerprint(one, Evaluation(weights="best", attack=CW)),
+        evaluation_fingerprint(trial("at", seed=1), Evaluation(weights="best", attack=PGD)),
+        evaluation_fingerprint(trial("at", data={"test_limit": 50}), Evaluation(weights="best", attack=PGD)),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_images_changed_since_planning_are_noticed(tmp_path):
+    one = trial("at")
+    changed = one.model_copy(update={"data": one.data.model_copy(update={"train_digest": "0" * 64})})
+    with pytest.raises(Exception, match="training images have changed"):
+        run(changed, TrialFolder(tmp_path / "x"))
