@@ -1,0 +1,746 @@
+"""MLflow: one run per trial for ever. The only module that imports mlflow; the driver is the single writer.
+
+Writing half: `Tracker`. Everything it records is read from the trial folders, so a run can be completed or rebuilt at any
+time, and doing it again changes nothing. Reading half: `read_sweeps`, `read_trials`, `read_history`, which reports use.
+
+    experiment        one per data set, named by its label
+    run kind=sweep    one per sweep name; artifact plan.json says what the sweep expands to now
+    run kind=trial    one per fingerprint, nested under a sweep; tag `sweep.<name>` for every sweep it belongs to
+    step              the epoch; timestamps are the journal's, so a point that is logged twice is stored once
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ham_core.config import Trial, flatten
+from ham_core.folder import TrialFolder, read_json
+from ham_core.metrics import STATISTICS
+from ham_core.protocol import Evaluation, evaluation_fingerprint
+
+if TYPE_CHECKING:
+    import pandas
+    from mlflow import MlflowClient
+
+PLAN = "plan.json"
+MEMBERSHIP = "sweep."  # + sweep name: the tag of every trial that belongs to it
+BATCH = 1000  # metrics that MLflow takes in one call
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+# reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial as MLflow knows it. `status`: RUNNING, FINISHED, FAILED or KILLED; `metrics`: the latest values."""
+
+    run_id: str
+    experiment_id: str
+    experiment: str
+    fingerprint: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial of a sweep's plan, run or not. `values`: what its grids set, by dotted key."""
+
+    fingerprint: str
+    label: str
+    title: str
+    grids: tuple[str, ...]
+    values: dict[str, Any]
+    seed: int
+    row: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep and what it expands to now."""
+
+    name: str
+    run_id: str
+    experiment_ids: tuple[str, ...]
+    planned: tuple[Planned, ...]
+
+
+def read_sweeps(uri: str) -> list[Sweep]:
+    """Every recorded sweep, the one that was started last first. No database yet: no sweeps."""
+    if not _exists(uri):
+        return []
+    client = client_of(uri)
+    found: dict[str, list[Any]] = {}
+    for run in _search(client, list(_experiments(client)), "tags.kind = 'sweep'"):
+        found.setdefault(run.data.tags["sweep"], []).append(run)
+    newest_first = sorted(found.items(), key=lambda item: max(map(_started, item[1])), reverse=True)
+    return [_sweep(client, name, runs) for name, runs in newest_first]
+
+
+def read_trials(uri: str, sweep: str) -> list[Run]:
+    """Every trial run that belongs to the sweep, in order of creation."""
+    if not _exists(uri):
+        return []
+    client = client_of(uri)
+    experiments = _experiments(client)
+    return [
+        Run(
+            run.info.run_id,
+            run.info.experiment_id,
+            experiments[run.info.experiment_id],
+            run.data.tags["fingerprint"],
+            run.info.status,
+            dict(run.data.tags),
+            dict(run.data.params),
+            dict(run.data.metrics),
+        )
+        for run in _search(client, list(experiments), "tags.kind = 'trial'")
+        if f"{MEMBERSHIP}{sweep}" in run.data.tags
+    ]
+
+
+def read_history(uri: str, run_ids: Sequence[str], key: str) -> pandas.DataFrame:
+    """A series of several runs: columns run_id, epoch, value; sorted by run (in the order asked for) and epoch."""
+    import pandas
+
+    client = client_of(uri)
+    store = client._tracking_client.store
+    rows: list[tuple[str, int, float]] = []
+    for first in range(0, len(run_ids), 100):
+        chunk = list(run_ids[first : first + 100])
+        if hasattr(store, "get_metric_history_bulk"):  # one query; SQL stores only
+            points = store.get_metric_history_bulk(chunk, key, 1_000_000)
+            rows += [(point.run_id, point.step, point.value) for point in points]
+        else:
+            rows += [
+                (run, point.step, point.value)
+                for run in chunk
+                for point in client.get_metric_history(run, key)
+            ]
+    order = {run_id: position for position, run_id in enumerate(run_ids)}
+    rows.sort(key=lambda row: (order[row[0]], row[1]))
+    return pandas.DataFrame(rows, columns=["run_id", "epoch", "value"])
+
+
+def default_uri(store: str | Path) -> str:
+    """The embedded tracking database of a trial store."""
+    return f"sqlite:///{Path(store).resolve() / 'mlflow.db'}"
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client, with MLflow's own messages switched off."""
+    quiet()
+    from mlflow import MlflowClient
+
+    quiet()  # mlflow sets its own levels when it is imported
+    return MlflowClient(tracking_uri=uri)
+
+
+def quiet() -> None:
+    """No telemetry, no progress bars, no links on stdout, short waits. Must come before mlflow is imported."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # training does not wait for a server that is down
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+    for logger in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def database_file(uri: str) -> Path | None:
+    """The file behind an SQLite address, None for servers and other databases."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _exists(uri: str) -> bool:
+    file = database_file(uri)
+    return file is None or file.exists()
+
+
+def _experiments(client: MlflowClient) -> dict[str, str]:
+    """id -> name of every experiment."""
+    found: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        found |= {experiment.experiment_id: experiment.name for experiment in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _search(client: MlflowClient, experiments: Sequence[str], query: str) -> list[Any]:
+    """All active runs that match, oldest first."""
+    runs: list[Any] = []
+    token = None
+    while experiments:
+        page = client.search_runs(
+            list(experiments),
+            query,
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token
+        if not token:
+            break
+    return runs
+
+
+def _started(run: Any) -> int:
+    """When the sweep was last started, in ms."""
+    return int(run.data.tags.get("started_ms", run.info.start_time))
+
+
+def _sweep(client: MlflowClient, name: str, runs: Sequence[Any]) -> Sweep:
+    newest = max(runs, key=_started)
+    with tempfile.TemporaryDirectory() as folder:
+        content = Path(client.download_artifacts(newest.info.run_id, PLAN, folder)).read_text(
+            encoding="utf-8"
+        )
+    planned = tuple(_planned(entry) for entry in json.loads(content))
+    return Sweep(name, newest.info.run_id, tuple(sorted({run.info.experiment_id for run in runs})), planned)
+
+
+def _planned(entry: Mapping[str, Any]) -> Planned:
+    return Planned(
+        entry["fingerprint"],
+        entry["label"],
+        entry["title"],
+        tuple(entry["grids"]),
+        dict(entry["values"]),
+        entry["seed"],
+        entry["row"],
+    )
+
+
+# writing -----------------------------------------------------------------------------------------------------------
+
+
+class Job(Protocol):
+    """What the writing half needs to know of a planned trial; `orchestration.sweep.Planned` is one."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def trial(self) -> Trial: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def grids(self) -> Sequence[str]: ...
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def row(self) -> str: ...
+    @property
+    def evaluations(self) -> Sequence[Evaluation]: ...
+
+
+@dataclass
+class _Synced:
+    """How much of a trial's folder its run holds: kept as a tag, so that nothing is logged twice.
+
+    epochs: journal lines logged; first_ms: timestamp of epoch 0, which tells a training from one that was started anew;
+    size: bytes of the journal; evaluations: {"best/pgd20": [fingerprint, step]}; seen: fingerprints of all evaluations that
+    were there; artifacts: whether they are up to date.
+    """
+
+    epochs: int = 0
+    first_ms: int = 0
+    size: int = 0
+    evaluations: dict[str, list[Any]] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    artifacts: bool = False
+
+    def as_tag(self) -> str:
+        return json.dumps(vars(self), sort_keys=True)
+
+    @classmethod
+    def from_tag(cls, text: str | None) -> _Synced:
+        return cls(**json.loads(text)) if text else cls()
+
+
+@dataclass
+class _Record:
+    """The run of one trial, as last seen or written by this process."""
+
+    run_id: str
+    experiment_id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+    metrics: dict[str, float]
+
+
+class Tracker:
+    """Writes trial folders into MLflow. One process writes; any method may raise what MLflow raises."""
+
+    def __init__(self, uri: str, store: str | Path) -> None:
+        self.uri, self.store = uri, Path(store).resolve()
+        self.sweep: str | None = None
+        self._client = _open(uri, self.store)
+        self._experiment_ids = {name: key for key, name in _experiments(self._client).items()}
+        self._records: dict[str, _Record] = {}
+        self._parents: dict[str, str] = {}  # experiment id -> run id of the sweep's parent
+        for run in _search(self._client, list(self._experiment_ids.values()), "tags.kind = 'trial'"):
+            self._remember(run)
+
+    # sweep ---------------------------------------------------------------------------------------------------------
+
+    def open_sweep(self, name: str, planned: Sequence[Job], note: str = "") -> None:
+        """The sweep's parent run (one per data set), its plan, and membership of exactly the trials planned now."""
+        self.sweep = name
+        entries = json.dumps([plan_entry(job) for job in planned], indent=1)
+        for label in sorted({data_label(job.trial) for job in planned}):
+            experiment = self._experiment(label)
+            parent = self._parent(name, experiment)
+            self._parents[experiment] = parent
+            self._client.log_text(parent, entries, PLAN)
+            self._client.set_tag(parent, "started_ms", str(_now()))
+            if note:
+                self._client.set_tag(parent, "mlflow.note.content", note)
+        self._set_membership(name, planned)
+
+    def close_sweep(self, status: Status) -> None:
+        """Best average and best worst-class accuracy over the sweep's finished trials; the parent is complete."""
+        key = f"{MEMBERSHIP}{self.sweep}"
+        for experiment, parent in self._parents.items():
+            members = [
+                record
+                for record in self._records.values()
+                if record.experiment_id == experiment and record.status == "FINISHED" and key in record.tags
+            ]
+            known = self._client.get_run(parent).data.metrics
+            best = {name: value for name, value in _best(members).items() if known.get(name) != value}
+            self._log(parent, [(name, value, _now(), 0) for name, value in best.items()])
+            self._client.set_terminated(parent, status)
+
+    def _parent(self, name: str, experiment: str) -> str:
+        quoted = name.replace("'", "")
+        found = _search(self._client, [experiment], f"tags.kind = 'sweep' and tags.sweep = '{quoted}'")
+        if found:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+        run = self._client.create_run(experiment, tags={"kind": "sweep", "sweep": name}, run_name=name)
+        return str(run.info.run_id)
+
+    def _set_membership(self, name: str, planned: Sequence[Job]) -> None:
+        key, jobs = f"{MEMBERSHIP}{name}", {job.fingerprint: job for job in planned}
+        for fingerprint, record in self._records.items():
+            job = jobs.get(fingerprint)
+            if job is not None:
+                self._set_tags(record, self._place(job, record.experiment_id))
+            elif key in record.tags:
+                self._client.delete_tag(record.run_id, key)
+                del record.tags[key]
+
+    def _place(self, job: Job, experiment: str) -> dict[str, str]:
+        """The tags that nest a trial under the sweep and make it a member."""
+        if self.sweep is None:
+            return {}
+        tags = {f"{MEMBERSHIP}{self.sweep}": json.dumps(membership(job))}
+        record = self._records.get(job.fingerprint)
+        if experiment in self._parents and (record is None or "mlflow.parentRunId" not in record.tags):
+            tags["mlflow.parentRunId"] = self._parents[experiment]
+        return tags
+
+    # trial ---------------------------------------------------------------------------------------------------------
+
+    def sync(self, job: Job, folder: TrialFolder, status: Status | None = None, failure: str = "") -> None:
+        """Bring the trial's run up to date with its folder. Does nothing where it is.
+
+        `status` is what the folder cannot tell: RUNNING while it runs, FAILED with its reason, KILLED when interrupted.
+        A trial that is trained and has its planned evaluations is FINISHED.
+        """
+        done = folder.is_done()
+        wanted = [evaluation_fingerprint(job.trial, one) for one in job.evaluations]
+        if status is None and done and all(folder.has_evaluation(one) for one in wanted):
+            status = "FINISHED"
+        record = self._records.get(job.fingerprint)
+        if record is None and status is None and not (folder.path / "trial.json").exists():
+            return
+        if record is not None and not failure and self._is_current(record, folder, status, wanted):
+            return
+        record = self._begun_anew(record, folder) or self._create(job, folder)
+        self._set_tags(record, self._place(job, record.experiment_id))
+        self._add_params(record, job.trial)
+        synced = _Synced.from_tag(record.tags.get("synced"))
+        points = self._epochs(folder, synced)
+        points += self._evaluations(job.trial, folder, synced, wanted)
+        if status == "FINISHED" and not synced.artifacts:
+            self._artifacts(record, folder, synced)
+            synced.artifacts = True
+        self._log(record.run_id, points)
+        record.metrics |= {key: value for key, value, _, _ in points}
+        facts = read_json(folder.path / "done.json") if done else None
+        self._set_tags(record, {"synced": synced.as_tag()} | (machine_tags(facts) if facts else {}))
+        self._set_status(record, folder, status, failure)
+
+    def _is_current(
+        self, record: _Record, folder: TrialFolder, status: Status | None, wanted: Sequence[str]
+    ) -> bool:
+        """Whether the run holds all of the folder, without reading the journal."""
+        if record.status != status or status != "FINISHED" or "synced" not in record.tags:
+            return False
+        synced = _Synced.from_tag(record.tags["synced"])
+        try:
+            size = (folder.path / "journal.jsonl").stat().st_size
+        except FileNotFoundError:
+            size = 0
+        present = {path.stem for path in (folder.path / "evaluations").glob("*.json")}
+        logged = {str(entry[0]) for entry in synced.evaluations.values()}
+        same = synced.size == size and present == set(synced.seen) and logged >= present.intersection(wanted)
+        return synced.artifacts and same
+
+    def _begun_anew(self, record: _Record | None, folder: TrialFolder) -> _Record | None:
+        """The record, unless the training it holds was thrown away and begun anew: then the run is deleted."""
+        if record is None:
+            return None
+        synced = _Synced.from_tag(record.tags.get("synced"))
+        journal = folder.journal()
+        first = _milliseconds(journal[0]) if journal else 0
+        if synced.epochs and (len(journal) < synced.epochs or first != synced.first_ms):
+            self._client.delete_run(record.run_id)
+            self._records = {key: value for key, value in self._records.items() if value is not record}
+            return None
+        return record
+
+    def _create(self, job: Job, folder: TrialFolder) -> _Record:
+        experiment = self._experiment(data_label(job.trial))
+        journal = folder.journal()
+        tags = {
+            "kind": "trial",
+            "fingerprint": job.fingerprint,
+            "data": data_label(job.trial),
+            "method": job.label,
+            "protocol": getattr(job, "protocol", None) or "",
+        }
+        tags = {key: value for key, value in tags.items() if value} | self._place(job, experiment)
+        start = _milliseconds(journal[0]) if journal else _now()
+        run = self._client.create_run(experiment, start_time=start, tags=tags, run_name=job.row)
+        self._client.log_text(run.info.run_id, trial_yaml(job.trial), "trial.yaml")
+        return self._remember(run)
+
+    def _add_params(self, record: _Record, trial: Trial) -> None:
+        from mlflow.entities import Param
+
+        wanted = {key: shown(value) for key, value in flatten(trial.model_dump(mode="json")).items()}
+        missing = [Param(key, value) for key, value in wanted.items() if key not in record.params]
+        for first in range(0, len(missing), 100):
+            self._client.log_batch(record.run_id, params=missing[first : first + 100])
+        record.params |= set(wanted)
+
+    def _epochs(self, folder: TrialFolder, synced: _Synced) -> list[Point]:
+        """Points of the epochs that are not logged yet."""
+        journal = folder.journal()
+        points = [
+            (key, value, _milliseconds(record), record["epoch"])
+            for record in journal[synced.epochs :]
+            for key, value in record["metrics"].items()
+        ]
+        if journal:
+            synced.epochs, synced.first_ms = len(journal), _milliseconds(journal[0])
+            synced.size = (folder.path / "journal.jsonl").stat().st_size
+        return points
+
+    def _evaluations(
+        self, trial: Trial, folder: TrialFolder, synced: _Synced, wanted: Sequence[str]
+    ) -> list[Point]:
+        """Points of the evaluations that are not logged yet. One that replaces another is logged a step later."""
+        records = folder.evaluations()
+        synced.seen = sorted(record["fingerprint"] for record in records)
+        moment = _milliseconds(folder.journal()[-1]) if synced.epochs else 0
+        points: list[Point] = []
+        for name, record in one_per_name(records, wanted).items():
+            identity, step = synced.evaluations.get(name, ["", trial.epochs - 2])
+            if identity == record["fingerprint"]:
+                continue
+            synced.evaluations[name] = [record["fingerprint"], step + 1]
+            synced.artifacts = False
+            sizes = {f"test/images/{key}": float(n) for key, n in record["images"].items()}
+            points += [
+                (key, value, moment, step + 1) for key, value in {**record["metrics"], **sizes}.items()
+            ]
+        if points:
+            # The k-th point is the total of k evaluations, so a later one never re-logs a step.
+            total = sum(record["seconds"] for record in records)
+            points.append(("time/evaluate_s", total, moment, len(records)))
+        return points
+
+    def _artifacts(self, record: _Record, folder: TrialFolder, synced: _Synced) -> None:
+        """The class-wise table, and a confusion matrix of each evaluation as numbers and as a picture."""
+        logged = {str(entry[0]) for entry in synced.evaluations.values()}
+        evaluations = [one for one in folder.evaluations() if one["fingerprint"] in logged]
+        if not evaluations:
+            return
+        with tempfile.TemporaryDirectory() as place:
+            target = Path(place)
+            (target / "classwise.json").write_text(json.dumps(classwise(evaluations)), encoding="utf-8")
+            for evaluation in evaluations:
+                _write_confusion(target, evaluation, folder.predictions(evaluation["fingerprint"]))
+            self._client.log_artifacts(record.run_id, str(target))
+        tables = [
+            {"path": "classwise.json", "type": "table"}
+        ]  # what log_table notes, so that the UI shows a table
+        self._set_tags(record, {"mlflow.loggedArtifacts": json.dumps(tables)})
+
+    def _set_status(self, record: _Record, folder: TrialFolder, status: Status | None, failure: str) -> None:
+        if failure:
+            self._set_tags(record, {"failure": failure[:500]})
+        elif "failure" in record.tags and status != "FAILED":
+            self._client.delete_tag(record.run_id, "failure")
+            del record.tags["failure"]
+        if status is None or status == record.status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(record.run_id, status="RUNNING")
+        else:
+            self._client.set_terminated(record.run_id, status, end_time=_last_change(folder))
+        record.status = status
+
+    # plumbing ------------------------------------------------------------------------------------------------------
+
+    def _experiment(self, label: str) -> str:
+        if label not in self._experiment_ids:
+            place = None
+            if database_file(self.uri) is not None:  # a server chooses its own place
+                place = (self.store / "artifacts" / re.sub(r"[^A-Za-z0-9_.-]", "_", label)).as_uri()
+            self._experiment_ids[label] = self._client.create_experiment(label, artifact_location=place)
+        return self._experiment_ids[label]
+
+    def _remember(self, run: Any) -> _Record:
+        record = _Record(
+            run.info.run_id,
+            run.info.experiment_id,
+            run.info.status,
+            dict(run.data.tags),
+            set(run.data.params),
+            dict(run.data.metrics),
+        )
+        fingerprint = record.tags["fingerprint"]
+        known = self._records.get(fingerprint)
+        if known is None or (record.status == "FINISHED" and known.status != "FINISHED"):
+            self._records[fingerprint] = record
+        return self._records[fingerprint]
+
+    def _log(self, run_id: str, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(metric_key(key), value, moment, step)
+            for key, value, moment, step in points
+            if math.isfinite(value)
+        ]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
+
+    def _set_tags(self, record: _Record, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        changed = {key: value for key, value in tags.items() if record.tags.get(key) != value}
+        if changed:
+            self._client.log_batch(record.run_id, tags=[RunTag(key, value) for key, value in changed.items()])
+            record.tags |= changed
+
+
+Point = tuple[str, float, int, int]  # metric, value, timestamp in ms, step
+
+
+def plan_entry(job: Job) -> dict[str, Any]:
+    """One line of plan.json."""
+    return {"fingerprint": job.fingerprint, "seed": job.seed} | membership(job)
+
+
+def membership(job: Job) -> dict[str, Any]:
+    """Where a trial stands in a sweep: the value of its `sweep.<name>` tag."""
+    return {
+        "label": job.label,
+        "title": job.title,
+        "grids": list(job.grids),
+        "values": dict(job.values),
+        "row": job.row,
+    }
+
+
+def data_label(trial: Trial) -> str:
+    """The experiment a trial belongs to."""
+    return trial.data.label or trial.data.name or str(trial.data.folder)
+
+
+def trial_yaml(trial: Trial) -> str:
+    """The resolved settings as a file that `ham train` and `python -m ham_core train` take."""
+    import yaml
+
+    text: str = yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def shown(value: Any) -> str:
+    """A setting as MLflow keeps it: text."""
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value)
+        if isinstance(value, list | bool)
+        else str(value)
+    )
+
+
+def metric_key(name: str) -> str:
+    """MLflow takes letters, digits and `_-./: `; anything else becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9_\-./: ]", "_", name)
+
+
+def machine_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Device, threads and library versions of the training."""
+    return {
+        "machine": f"{facts['device']}, {facts['threads']} CPU thread{'s' if facts['threads'] != 1 else ''}",
+        "versions": json.dumps(facts["versions"], sort_keys=True),
+    }
+
+
+def classwise(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row per class, a column per weights and attack, in the form of MLflow's tables."""
+    names = [f"{evaluation['weights']}/{evaluation['attack_name']}" for evaluation in evaluations]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    images: dict[str, int] = evaluations[0]["images"]
+    rows = [
+        [key, count, *(evaluations[i]["metrics"].get(f"{names[i]}/{key}") for i in order)]
+        for key, count in images.items()
+    ]
+    return {"columns": ["class", "images", *(names[i] for i in order)], "data": rows}
+
+
+def one_per_name(records: Iterable[dict[str, Any]], wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`best/pgd20` -> its evaluation. Of several (other test images, another step) the planned one counts."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for record in sorted(
+        records, key=lambda record: (record["fingerprint"] in wanted, record["fingerprint"])
+    ):
+        chosen[f"{record['weights']}/{record['attack_name']}"] = record
+    return chosen
+
+
+def _best(members: Iterable[_Record]) -> dict[str, float]:
+    """`best/pgd20/avg` -> its highest value over the trials, likewise `worst`."""
+    best: dict[str, float] = {}
+    for record in members:
+        for key, value in record.metrics.items():
+            if re.match(r"(best|last)/", key) and key.rpartition("/")[2] in STATISTICS[:2]:
+                best[key] = max(value, best.get(key, value))
+    return best
+
+
+def _write_confusion(target: Path, evaluation: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    from ham_core.metrics import confusion
+
+    classes = list(evaluation["classes"])
+    counts = confusion(arrays["label"], arrays["prediction"], len(classes))
+    stem = f"confusion_{evaluation['weights']}_{evaluation['attack_name']}"
+    table = {"columns": ["true \\ predicted", *classes]}
+    table["data"] = [[name, *map(int, row)] for name, row in zip(classes, counts, strict=True)]
+    (target / f"{stem}.json").write_text(json.dumps(table), encoding="utf-8")
+    _draw_confusion(
+        target / f"{stem}.png", counts, classes, f"{evaluation['weights']} under {evaluation['attack_name']}"
+    )
+
+
+def _draw_confusion(path: Path, counts: Any, classes: Sequence[str], title: str) -> None:
+    """Rows are true classes, columns predicted ones, numbers are % of the true class. Pillow: 20 times faster than axes."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(11)
+    cell = 30 if len(classes) <= 20 else 6
+    names = [name[:16] for name in classes] if len(classes) <= 20 else []
+    margin = 12 + max((int(font.getlength(name)) for name in names), default=20)
+    top, size = margin + 24, cell * len(classes)
+    picture = Image.new("RGB", (max(margin + size + 12, 260), top + size + 12), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((8, 6), f"{title}: % of the true class (row) predicted as (column)"[:90], "black", font)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    for row, values in enumerate(shares.tolist()):
+        for column, share in enumerate(values):
+            x, y = margin + column * cell, top + row * cell
+            draw.rectangle(
+                (x, y, x + cell - 2, y + cell - 2), (int(255 - 220 * share), int(255 - 170 * share), 255)
+            )
+            if names and share > 0:
+                ink = "white" if share > 0.5 else "black"
+                draw.text((x + cell / 2 - 1, y + cell / 2 - 1), f"{100 * share:.0f}", ink, font, anchor="mm")
+    for index, name in enumerate(names):
+        middle = index * cell + cell / 2 - 1
+        draw.text((margin - 6, top + middle), name, "black", font, anchor="rm")
+        upright = Image.new("RGB", (margin - 8, 14), "white")
+        ImageDraw.Draw(upright).text((0, 7), name, "black", font, anchor="lm")
+        turned = upright.rotate(90, expand=True)
+        picture.paste(turned, (int(margin + middle) - 7, top - turned.height - 4))
+    picture.save(path)
+
+
+def _open(uri: str, store: Path) -> MlflowClient:
+    """A client whose database exists. An SQLite database is created by one process, in WAL mode."""
+    file = database_file(uri)
+    if file is None:
+        return client_of(uri)
+    with _alone(store):
+        fresh = not file.exists()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        client = client_of(uri)
+        client.search_experiments(max_results=1)
+        if fresh:
+            with contextlib.closing(sqlite3.connect(file)) as connection:
+                connection.execute("pragma journal_mode=wal")
+    return client
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """One process at a time: MLflow's migrations do not survive company."""
+    store.mkdir(parents=True, exist_ok=True)
+    with open(store / ".mlflow.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _milliseconds(record: Mapping[str, Any]) -> int:
+    return int(record["timestamp"] * 1000)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _last_change(folder: TrialFolder) -> int:
+    """When the last result was written, in ms: the end of the run, also when it is rebuilt much later."""
+    files = [
+        folder.path / "journal.jsonl",
+        folder.path / "done.json",
+        *(folder.path / "evaluations").glob("*.json"),
+    ]
+    moments = [file.stat().st_mtime for file in files if file.exists()]
+    return int(max(moments) * 1000) if moments else _now()

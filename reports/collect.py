@@ -1,0 +1,210 @@
+"""From recorded runs to trials with their protocol, and to a tidy data frame.
+
+The sweep's plan says which trials there should be; the runs say which there are. Everything here is a pure function of the
+two, except `material`, which reads them from MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+    from orchestration.tracking import Run, Sweep
+
+# Settings that decide whether two results may stand in one column, and how they are written.
+PROTOCOL = {
+    "data.label": "{}",
+    "data.train_limit": "{} training images",
+    "data.test_limit": "{} test images",
+    "model.name": "{}",
+    "model.width": "width {}",
+    "epsilon": "ε = {}",
+    "epochs": "{} epochs",
+    "precision": "{}",
+    "selection.on": "selected on the {} split",
+    "selection.steps": "by PGD-{}",
+}
+UNSAID = {"model.width": "1.0", "precision": "fp32"}  # defaults that need no mention
+ABSENT = ("", "None", "null")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a result may be compared: equal protocols may stand in one column."""
+
+    settings: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """`digits, small_cnn, ε = 0.2, 12 epochs, selected on the validation split`."""
+        parts = [
+            PROTOCOL.get(key, f"{key} {{}}").format(readable(key, value))
+            for key, value in self.settings
+            if UNSAID.get(key) != value
+        ]
+        return ", ".join(parts)
+
+    def get(self, key: str) -> str | None:
+        """One setting."""
+        return dict(self.settings).get(key)
+
+
+def readable(key: str, value: str) -> str:
+    """`0.03137254901960784` -> `8/255` where it is a whole number of pixel steps."""
+    if key == "epsilon":
+        steps = float(value) * 255
+        if abs(steps - round(steps)) < 1e-6 and round(steps) > 0 and len(value) > 6:
+            return f"{round(steps)}/255"
+    return value
+
+
+def protocol_of(params: Mapping[str, str], tag: str = "") -> Protocol:
+    """The protocol of a trial, from its recorded parameters and the sweep's protocol name."""
+    found = [(key, params[key]) for key in PROTOCOL if params.get(key, "") not in ABSENT]
+    return Protocol((*found, ("protocol", tag)) if tag else tuple(found))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One planned trial and its run, if there is one."""
+
+    fingerprint: str
+    label: str
+    title: str
+    seed: int
+    grids: tuple[str, ...]
+    values: Mapping[str, Any]
+    run: Run | None
+
+    @property
+    def finished(self) -> bool:
+        """Only finished runs give numbers."""
+        return self.run is not None and self.run.status == "FINISHED"
+
+    @property
+    def state(self) -> str:
+        """In words, for the list of what a table waits for."""
+        return "not run" if self.run is None else self.run.status.lower()
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """None when nothing was recorded yet."""
+        return None if self.run is None else protocol_of(self.run.params, self.run.tags.get("protocol", ""))
+
+    def metric(self, name: str) -> float | None:
+        """A final metric of a finished run."""
+        return self.run.metrics.get(name) if self.run is not None and self.finished else None
+
+    def setting(self, key: str) -> Any:
+        """A swept value: as planned, else as recorded. KeyError when neither knows it."""
+        if key in self.values:
+            return self.values[key]
+        if self.run is not None and key in self.run.params:
+            return scalar(self.run.params[key])
+        raise KeyError(key)
+
+
+def scalar(text: str) -> Any:
+    """A recorded parameter back to a number where it is one."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None if text == "None" else text
+
+
+def trials_of(sweep: Sweep, runs: Iterable[Run]) -> tuple[Trial, ...]:
+    """The sweep's planned trials in their order, each with its run. Runs the plan no longer names are left out."""
+    best: dict[str, Run] = {}
+    for run in runs:
+        known = best.get(run.fingerprint)
+        if known is None or (run.status == "FINISHED" and known.status != "FINISHED"):
+            best[run.fingerprint] = run
+    return tuple(
+        Trial(
+            plan.fingerprint,
+            plan.label,
+            plan.title,
+            plan.seed,
+            tuple(plan.grids),
+            dict(plan.values),
+            best.get(plan.fingerprint),
+        )
+        for plan in sweep.planned
+    )
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials."""
+
+    sweep: str
+    trials: tuple[Trial, ...]
+    history: Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+
+    def of_grid(self, grid: str) -> tuple[Trial, ...]:
+        """The trials of one named grid."""
+        return tuple(trial for trial in self.trials if grid in trial.grids)
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        """Names of the grids, in the order of the plan."""
+        return tuple(dict.fromkeys(grid for trial in self.trials for grid in trial.grids))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Method labels, in the order of the plan: the order of colours in every figure."""
+        return tuple(dict.fromkeys(trial.label for trial in self.trials))
+
+
+def material(uri: str, sweep: Sweep) -> Material:
+    """Read one sweep's runs; series are read when first asked for."""
+    from orchestration import tracking
+
+    trials = trials_of(sweep, tracking.read_trials(uri, sweep.name))
+    by_run = {
+        trial.run.run_id: trial.fingerprint for trial in trials if trial.run is not None and trial.finished
+    }
+    cache: dict[str, dict[str, list[tuple[int, float]]]] = {}
+
+    def history(key: str) -> Mapping[str, Sequence[tuple[int, float]]]:
+        if key not in cache:
+            cache[key] = series_of(tracking.read_history(uri, list(by_run), key), by_run) if by_run else {}
+        return cache[key]
+
+    return Material(sweep.name, trials, history)
+
+
+def series_of(frame: pandas.DataFrame, by_run: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:
+    """{fingerprint: [(epoch, value), ...] by epoch} of a frame with columns run_id, epoch, value."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for run_id, epoch, value in zip(frame["run_id"], frame["epoch"], frame["value"], strict=True):
+        series.setdefault(by_run[run_id], []).append((int(epoch), float(value)))
+    return {fingerprint: sorted(points) for fingerprint, points in series.items()}
+
+
+def tidy(trials: Iterable[Trial]) -> pandas.DataFrame:
+    """One row per trial and final metric: label, title, seed, setting, protocol, metric, value. No ids, no seconds."""
+    import pandas
+
+    rows = [
+        (
+            trial.label,
+            trial.title,
+            trial.seed,
+            json.dumps(dict(sorted(trial.values.items())), ensure_ascii=False),
+            protocol_of(trial.run.params, trial.run.tags.get("protocol", "")).text,
+            metric,
+            value,
+        )
+        for trial in trials
+        if trial.run is not None and trial.finished
+        for metric, value in sorted(trial.run.metrics.items())
+        if not metric.startswith("time/")
+    ]
+    columns = ["label", "title", "seed", "setting", "protocol", "metric", "value"]
+    return pandas.DataFrame(rows, columns=columns)

@@ -1,0 +1,1 @@
+"""One Table, four formats; all print the same `Cell.text`."""

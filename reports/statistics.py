@@ -1,0 +1,62 @@
+"""Mean and interval of a cell.
+
+    n >= 2 seeds    m ± t_{n-1, (1+γ)/2} · s / √n,  s the sample standard deviation (n - 1 below the root)
+    n = 1 seed      Wilson's score interval of the one proportion over its test images
+
+γ = 0.95. The first says how far another set of seeds may lie; the second knows nothing of seeds, only that the test set is
+finite, so the two are marked apart wherever they are printed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over n values and its interval; low = high = None where there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    kind: Literal["t", "wilson", "none"]
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def scaled(self, factor: float) -> Estimate:
+        """In another unit, for example percent."""
+        low = None if self.low is None else self.low * factor
+        high = None if self.high is None else self.high * factor
+        return Estimate(self.mean * factor, low, high, self.n, self.kind)
+
+
+def student_t(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Mean of n values with its t interval; without an interval for n = 1."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None, None, 1, "none")
+    from scipy.stats import t
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf((1 + level) / 2, n - 1)) * deviation / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n, "t")
+
+
+def wilson(share: float, images: int, level: float = LEVEL) -> Estimate:
+    """One proportion of `images` test images, Wilson's score interval. `share` · `images` is a count up to rounding."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(round(share * images), images, alpha=1 - level, method="wilson")
+    return Estimate(share, float(low), float(high), 1, "wilson")

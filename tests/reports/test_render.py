@@ -1,0 +1,135 @@
+"""All formats carry the same text numbers, and each escapes its own way."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from reports.builder import write
+from reports.render import csv as csv_format
+from reports.render import latex, markdown
+from reports.spec import load_specs
+from reports.tables import tables_of
+
+
+@pytest.fixture
+def table(digits):
+    (found,) = tables_of(load_specs()["ham-main"], digits.material())
+    return found
+
+
+def texts(table) -> list[list[str]]:
+    return [[cell.text for cell in line] for line in table.cells]
+
+
+def from_markdown(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    cells = [[part.strip() for part in line.strip("|").split("|")][1:] for line in lines]
+    return [[re.sub(r"[*†‡§¶‖]", "", cell).strip() for cell in line] for line in cells]
+
+
+def from_latex(text: str) -> list[list[str]]:
+    body = text[text.index(r"\midrule") + 8 : text.index(r"\bottomrule")]
+    rows = []
+    for line in body.strip().splitlines():
+        cells = line.strip().removesuffix(r"\\").split(" & ")[1:]
+        plain = [
+            re.sub(r"\\(?:textbf|underline)\{(.*)\}", r"\1", re.sub(r"\$\^\{.*?\}\$", "", cell))
+            for cell in cells
+        ]
+        rows.append([cell.replace(r"$\pm$", "±").strip() for cell in plain])
+    return rows
+
+
+class Cells(HTMLParser):
+    """Visible text of each cell of one table."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.rows, self.inside, self.open, self.mark = name, [], False, False, False
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "table":
+            self.inside = attributes.get("data-table") == self.name
+        if self.inside and tag == "tr":
+            self.rows.append([])
+        if self.inside and tag == "td" and "data-text" in attributes:
+            self.rows[-1].append("")
+            self.open = True
+        self.mark = tag == "sup" or (self.mark and tag != "td")
+
+    def handle_endtag(self, tag):
+        if tag == "td":
+            self.open = False
+        if tag == "table":
+            self.inside = False
+        if tag == "sup":
+            self.mark = False
+
+    def handle_data(self, data):
+        if self.open and not self.mark:
+            self.rows[-1][-1] += data
+
+
+def test_markdown_carries_the_numbers(table):
+    assert from_markdown(markdown.render([table])) == texts(table)
+
+
+def test_latex_carries_the_numbers(table):
+    assert from_latex(latex.render([table])) == texts(table)
+
+
+def test_csv_carries_the_numbers_one_line_per_cell(table):
+    lines = list(csv.DictReader(io.StringIO(csv_format.render([table]))))
+    assert [line["text"] for line in lines] == [text for row in texts(table) for text in row]
+    first = lines[0]
+    assert (first["row"], first["column"], first["metric"], first["n"]) == (
+        "AT",
+        "Clean average",
+        "best/clean/avg",
+        "3",
+    )
+    assert float(first["mean"]) == pytest.approx(80.0)
+
+
+def test_html_carries_the_numbers(digits, table, tmp_path):
+    write([digits.material()], [load_specs()["ham-main"]], tmp_path, formats=("html",))
+    parser = Cells("ham-main")
+    parser.feed((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert [row for row in parser.rows if row] == texts(table)
+
+
+def test_latex_escapes_what_is_special():
+    assert latex.escape(r"50 % of a_b & {c} #1 $x$ ~ ^ \ ") == (
+        r"50 \% of a\_b \& \{c\} \#1 \$x\$ \textasciitilde{} \textasciicircum{} \textbackslash{} "
+    )
+    assert latex.escape("1.0 ± 0.2, ε ≥ Λ†") == r"1.0 $\pm$ 0.2, $\varepsilon$ $\geq$ $\Lambda$$^{\dagger}$"
+
+
+def test_latex_has_rules_caption_label_and_marks_best_and_second(table):
+    text = latex.render([table])
+    for part in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\caption{Robust",
+        r"\label{tab:ham-main}",
+        r"\multicolumn{3}{c}{PGD-20}",
+    ):
+        assert part in text
+    best = table.cells[1][4]
+    assert best.rank == 1
+    assert rf"\textbf{{{latex.escape(best.text)}}}" in text
+    assert rf"\underline{{{latex.escape(table.cells[0][4].text)}}}" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_csv_holds_no_ids_dates_or_paths(digits, table):
+    text = csv_format.render([table])
+    for run in digits.runs:
+        assert run.run_id[:8] not in text
+        assert run.fingerprint[:8] not in text
+    assert not re.search(r"\d{4}-\d\d-\d\d|/tmp|/root|/home", text)

@@ -1,0 +1,212 @@
+"""Cells: the mean over seeds and nothing else, marked when short, empty when not run, never across protocols."""
+
+import math
+
+import pytest
+
+from ham_core.errors import RequestError
+from reports.collect import protocol_of, tidy
+from reports.spec import Column, load_specs
+from reports.tables import Table, images_behind, tables_of, value_of
+
+T2 = 4.302652729911275  # t(2, 0.975)
+
+
+def main(store) -> Table:
+    (table,) = tables_of(load_specs()["ham-main"], store.material())
+    return table
+
+
+def cell(table: Table, row: str, column: str):
+    r = [line.key for line in table.rows].index(row)
+    c = [head.full for head in table.columns].index(column)
+    return table.cells[r][c]
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_t_interval(digits):
+    """0.40, 0.46, 0.43: mean 0.43, s = 0.03, half = t s / √3."""
+    found = cell(main(digits), "at", "PGD-20 worst")
+    half = 100 * T2 * 0.03 / math.sqrt(3)
+    assert found.mean == pytest.approx(43.0, abs=1e-9)
+    assert (found.high - found.low) / 2 == pytest.approx(half, abs=1e-9)
+    assert found.text == f"43.0 ± {half:.1f}" == "43.0 ± 7.5"
+    assert (found.n, found.expected, found.marks) == (3, 3, ())
+    assert [(value.seed, value.value) for value in found.values] == [(0, 40.0), (1, 46.0), (2, 43.0)]
+
+
+def test_fewer_seeds_than_planned_are_marked_with_their_n(digits):
+    table = main(digits)
+    found = cell(table, "ham-official", "PGD-20 worst")
+    assert (found.n, found.expected, found.marks) == (2, 3, ("†",))
+    assert ("†", "2 of 3 seeds.") in table.footnotes
+    assert found.waits == "HAM (official): waits for seed 0 (not run)"
+
+
+def test_a_cell_that_has_not_run_is_empty_and_says_what_it_waits_for(digits):
+    table = main(digits)
+    found = cell(table, "ham-paper", "Clean average")
+    assert (found.text, found.mean, found.n) == ("", None, 0)
+    assert dict(table.footnotes)[found.marks[0]] == "HAM (paper): waits for seeds 0, 1, 2 (not run)."
+    assert "ham-paper seed 1" in table.missing
+
+
+def test_a_run_that_has_not_finished_gives_no_number(store, metrics):
+    store.add("at", 0, metrics((0.9,) * 3, (0.5,) * 3), status="RUNNING")
+    found = cell(main(store), "at", "Clean average")
+    assert (found.text, found.waits) == ("", "at: waits for seed 0 (running)")
+
+
+def test_a_missing_evaluation_is_named(store, metrics):
+    kept = {name: value for name, value in metrics((0.9,) * 3, (0.5,) * 3).items() if "/cw20/" not in name}
+    store.add("at", 0, kept)
+    assert cell(main(store), "at", "CW-20 worst").waits == "at: waits for the evaluation cw20 of seed 0"
+    assert cell(main(store), "at", "PGD-20 worst").text
+
+
+def test_one_seed_gets_the_wilson_interval_of_its_worst_class_and_is_marked_as_such(store, metrics):
+    """Worst class 26 of 100 images."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    store.add("at", 0, metrics((0.9, 0.8, 0.7), (0.6, 0.26, 0.5)))
+    table = main(store)
+    found = cell(table, "at", "PGD-20 worst")
+    low, high = proportion_confint(26, 100, alpha=0.05, method="wilson")
+    assert (found.low, found.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+    assert (found.kind, found.text) == ("wilson", f"26.0 [{100 * low:.1f}, {100 * high:.1f}]")
+    assert "Wilson" in dict(table.footnotes)[found.marks[0]]
+    assert cell(table, "at", "PGD-20 std").kind == "none"
+
+
+def test_images_behind_an_accuracy_are_all_or_those_of_its_class():
+    metrics = {"test/images/00_a": 10, "test/images/01_b": 20, "best/clean/00_a": 0.9, "best/clean/01_b": 0.5}
+    sizes = {
+        name: images_behind(Column(title="t", metric=f"best/clean/{name}"), metrics)
+        for name in ("avg", "worst", "00_a")
+    }
+    assert sizes == {"avg": 30, "worst": 20, "00_a": 10}
+
+
+def test_best_is_highest_for_accuracy_and_lowest_for_spread(store, metrics):
+    for seed in (0, 1):
+        store.add("at", seed, metrics((0.9, 0.9, 0.6), (0.5, 0.5, 0.2)))
+        store.add("trades", seed, metrics((0.8, 0.8, 0.8), (0.4, 0.4, 0.4)))
+    table = main(store)
+    assert [cell(table, row, "PGD-20 worst").rank for row in ("at", "trades")] == [2, 1]
+    assert [cell(table, row, "PGD-20 std").rank for row in ("at", "trades")] == [2, 1]
+
+
+def test_numbers_that_print_alike_rank_alike(store, metrics):
+    store.add("at", 0, metrics((0.9, 0.9, 0.6001), (0.5,) * 3))
+    store.add("trades", 0, metrics((0.9, 0.9, 0.6002), (0.5,) * 3))
+    assert [cell(main(store), row, "Clean worst").rank for row in ("at", "trades")] == [0, 0]
+
+
+def test_protocols_never_share_a_column(store, metrics):
+    """Two radii of the same method: two tables, each with its own number."""
+    for seed in (0, 1):
+        store.add("at", seed, metrics((0.9,) * 3, (0.5,) * 3))
+        store.add("trades", seed, metrics((0.9,) * 3, (0.3,) * 3), params={"epsilon": "0.1"})
+    first, second = tables_of(load_specs()["ham-main"], store.material())
+    assert {first.protocol, second.protocol} == {
+        f"digits, small_cnn, ε = {epsilon}, 12 epochs, selected on the validation split, by PGD-10"
+        for epsilon in ("0.1", "0.2")
+    }
+    assert [[row.key for row in table.rows] for table in (first, second)] == [["trades"], ["at"]]
+    assert (first.part, second.part) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "key", ["epsilon", "epochs", "selection.on", "data.label", "model.name", "precision"]
+)
+def test_every_condition_of_comparison_is_part_of_the_protocol(key):
+    base = {"epsilon": "0.2", "epochs": "12", "selection.on": "validation", "data.label": "digits"}
+    assert protocol_of(base | {key: "1"}) != protocol_of(base)
+
+
+def test_the_swept_setting_is_no_difference_of_protocol(store, metrics):
+    from reports.tables import by_protocol
+
+    for epochs in (10, 20):
+        store.add(
+            "at",
+            0,
+            metrics((0.9,) * 3, (0.5,) * 3),
+            values={"epochs": epochs},
+            params={"epochs": str(epochs)},
+        )
+    trials = store.material().trials
+    assert len(by_protocol(trials, "epochs")) == 1
+    assert len(by_protocol(trials)) == 2
+
+
+def test_selection_on_the_test_set_is_noted(store, metrics):
+    store.add("at", 0, metrics((0.9,) * 3, (0.5,) * 3), params={"selection.on": "test"})
+    table = main(store)
+    assert "selected on the test split" in table.protocol
+    assert any("selected on the test set" in note for note in table.notes)
+
+
+def test_rows_by_a_swept_setting_rise_and_find_their_published_values(store, metrics):
+    for rate in (0.3, 0.0, 0.1):
+        store.add(
+            "at",
+            0,
+            metrics((0.9,) * 3, (0.5,) * 3),
+            grids=("drop_rate_at",),
+            values={"method.mining.drop_rate": rate},
+        )
+    (table,) = tables_of(load_specs()["ham-table1"], store.material())
+    assert [row.key for row in table.rows] == ["0", "0.1", "0.3"]
+    printed = [[c.text for c in line if c.kind == "published"] for line in table.cells]
+    assert printed == [["33.0", "85.8"], ["31.6", "82.8"], ["30.4", "85.2"]]
+    assert any("Not comparable with ours" in note for note in table.notes)
+    assert not any(c.rank for line in table.cells for c in line if c.kind == "published")
+
+
+def test_two_methods_at_one_value_are_two_rows(store, metrics):
+    for label in ("ham-paper", "ham-official"):
+        store.add(
+            label,
+            0,
+            metrics((0.9,) * 3, (0.5,) * 3),
+            grids=("drop_rate",),
+            values={"method.mining.drop_rate": 0.1},
+        )
+    (table,) = tables_of(load_specs()["sensitivity-drop-rate"], store.material())
+    assert [row.title for row in table.rows] == ["ham-paper, 0.1", "ham-official, 0.1"]
+
+
+def test_published_values_stand_only_beside_their_own_data(digits):
+    assert not any(head.published for head in main(digits).columns)
+
+
+def test_a_series_is_reduced_over_epochs_and_divided(digits):
+    """3 epochs of 100 images: 1100 + 1000 + 100 passes each -> 22 per image and epoch."""
+    (table,) = tables_of(load_specs()["passes"], digits.material())
+    assert table.cells[0][-1].text == "22.00 ± 0.00"
+    column = Column(title="s", metric="time/train_s", reduce="sum")
+    assert value_of(column, digits.material().trials[0], digits.material()) == 6.5
+
+
+def test_deleting_a_run_empties_exactly_its_cells(store, metrics):
+    store.add("at", 0, metrics((0.9, 0.8, 0.7), (0.6, 0.5, 0.4)))
+    gone = store.add("trades", 0, metrics((0.9, 0.8, 0.7), (0.6, 0.5, 0.4)))
+    before, after = main(store), main(store.without(gone))
+    assert [c.text for c in before.cells[0]] == [c.text for c in after.cells[0]]
+    assert all(c.text for c in before.cells[1])
+    assert not any(c.text for c in after.cells[1])
+
+
+def test_a_sweep_without_the_grid_is_refused_with_the_grids_it_plans(digits):
+    with pytest.raises(
+        RequestError, match="needs grid 'drop_rate', which sweep 'digits' does not plan; known: methods"
+    ):
+        tables_of(load_specs()["sensitivity-drop-rate"], digits.material())
+
+
+def test_the_tidy_frame_has_one_line_per_trial_and_metric_and_no_seconds(digits):
+    frame = tidy(digits.material().trials)
+    assert list(frame.columns) == ["label", "title", "seed", "setting", "protocol", "metric", "value"]
+    assert not frame.metric.str.startswith("time/").any()
+    line = frame[(frame.label == "at") & (frame.seed == 1) & (frame.metric == "best/pgd20/worst")]
+    assert line.value.tolist() == [0.46]
