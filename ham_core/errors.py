@@ -20,6 +20,6 @@ class RequestError(Exception):
 def known(word: object, allowed: Iterable[str]) -> str:
     """'known: a, b (did you mean a?)', the tail of every sentence about an unknown name."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.4)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"known: {', '.join(names) or 'none'}{hint}"

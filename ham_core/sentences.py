@@ -70,12 +70,15 @@ def _text(entry: Any, path: Path, model: type[BaseModel], settings: Any) -> str:
         return _unknown_key(path, model, settings)
     if kind == "missing":
         return f"{key} is missing; allowed: {_allowed(path, model, settings)}"
-    value = shown(entry["input"])
+    written = entry["input"]
+    if kind == "unknown_part" and isinstance(written, Mapping):
+        written = written.get("name")
+    value = shown(written)
     if kind == "value_error" or "text" in entry.get("ctx", {}):
         message = str(entry["ctx"].get("text") or entry["ctx"]["error"])
         if not key:
             return message
-        simple = isinstance(entry["input"], str | int | float) and value not in message
+        simple = isinstance(written, str | int | float) and value not in message
         return f"{key} is {value}: {message}" if simple else f"{key}: {message}"
     return f"{key} is {value}; allowed: {_allowed(path, model, settings)}"
 
@@ -154,9 +157,7 @@ def _range(metadata: list[Any]) -> str:
         elif isinstance(piece, annotated_types.Lt):
             high = f"below {piece.lt}"
     if low and high:
-        joint = "" if high.startswith("to") and low.startswith("from") else " and"
-        high = high.replace("to ", "up to ") if joint else high
-        return f" {low}{joint} {high}"
+        return f" {low} {high}" if low.startswith("from") and high.startswith("to") else f" {low}, {high}"
     if low.startswith("from"):
         return f" of {low.removeprefix('from ')} or more"
     return f" {low or high}" if low or high else ""
@@ -168,10 +169,11 @@ def _range(metadata: list[Any]) -> str:
 def _owner(path: Path, model: type[BaseModel], settings: Any) -> tuple[type[BaseModel], Any]:
     """The class whose field the last word of `path` is (or is not), and the settings it was built from."""
     words = [part for part in path if isinstance(part, str)]
-    owner, node = model, settings
+    owner, node, base = model, settings, model
     for part in path:
         if isinstance(part, int):
             node = node[part] if isinstance(node, list | tuple) and part < len(node) else None
+            owner = _part_class(base, node) if issubclass(base, Part) else owner
             continue
         if not words or part == words[-1]:
             break
@@ -181,6 +183,7 @@ def _owner(path: Path, model: type[BaseModel], settings: Any) -> tuple[type[Base
         below = None if declared is None else _model_in(declared.annotation)
         if below is None:
             break
+        base = below
         owner = _part_class(below, node) if issubclass(below, Part) else below
     return owner, node
 

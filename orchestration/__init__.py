@@ -1,1 +1,9 @@
-"""The only place that knows Ray and MLflow: sweeps, plans, the trial store, the runner, tracking and the command line."""
+"""From a sweep's YAML file to trained, evaluated and recorded trials. The only room that knows Ray and MLflow.
+
+sweep.py      YAML -> trials and evaluations
+plan.py       what is done, what is missing, and why
+store.py      the trial store on disk
+engine.py     Ray Tune; the only file that imports ray
+tracking.py   MLflow, writing and reading; the only file that imports mlflow
+cli/          `ham ...`
+"""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
+    from orchestration.sweep import Sweep as SweepFile
+
 PLAN = "plan.json"
 MEMBERSHIP = "sweep."  # + sweep name: the tag of every trial that belongs to it
 BATCH = 1000  # metrics that MLflow takes in one call
@@ -239,7 +241,7 @@ def _planned(entry: Mapping[str, Any]) -> Planned:
 
 
 class Job(Protocol):
-    """What the writing half needs to know of a planned trial; `orchestration.sweep.Planned` is one."""
+    """What the writing half needs to know of a trial; `orchestration.sweep.Planned` and `Single` are."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -259,6 +261,45 @@ class Job(Protocol):
     def row(self) -> str: ...
     @property
     def evaluations(self) -> Sequence[Evaluation]: ...
+
+
+@dataclass(frozen=True)
+class Single:
+    """A trial that no sweep asked for: trained alone, or brought from another machine."""
+
+    trial: Trial
+    fingerprint: str
+    evaluations: tuple[Evaluation, ...] = ()
+    grids: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """`trades+ham`."""
+        method = self.trial.method
+        return "+".join(
+            part.name for part in (method.objective, method.mining, method.calibration) if part is not None
+        )
+
+    @property
+    def title(self) -> str:
+        """The same for tables."""
+        return self.label
+
+    @property
+    def row(self) -> str:
+        """The same for lists."""
+        return self.label
+
+    @property
+    def seed(self) -> int:
+        """The trial's."""
+        return self.trial.seed
+
+
+def run_name(job: Job) -> str:
+    """`ham-official early_drop_step=5 seed=0`."""
+    return f"{job.row} seed={job.seed}"
 
 
 @dataclass
@@ -303,6 +344,7 @@ class Tracker:
     def __init__(self, uri: str, store: str | Path) -> None:
         self.uri, self.store = uri, Path(store).resolve()
         self.sweep: str | None = None
+        self._protocol = ""
         self._client = _open(uri, self.store)
         self._experiment_ids = {name: key for key, name in _experiments(self._client).items()}
         self._records: dict[str, _Record] = {}
@@ -312,19 +354,23 @@ class Tracker:
 
     # sweep ---------------------------------------------------------------------------------------------------------
 
-    def open_sweep(self, name: str, planned: Sequence[Job], note: str = "") -> None:
+    def open_sweep(self, sweep: SweepFile) -> None:
         """The sweep's parent run (one per data set), its plan, and membership of exactly the trials planned now."""
-        self.sweep = name
-        entries = json.dumps([plan_entry(job) for job in planned], indent=1)
-        for label in sorted({data_label(job.trial) for job in planned}):
+        from orchestration.sweep import plan_records
+
+        self.sweep = sweep.name
+        entries = json.dumps(plan_records(sweep), indent=1)
+        note = "\n\n".join(filter(None, [sweep.title, sweep.description, f"`{sweep.source}`"]))
+        tags = {"protocol": sweep.protocol.name, "mlflow.note.content": note, "started_ms": str(_now())}
+        for label in sorted({data_label(job.trial) for job in sweep.trials}):
             experiment = self._experiment(label)
-            parent = self._parent(name, experiment)
+            parent = self._parent(sweep.name, experiment)
             self._parents[experiment] = parent
             self._client.log_text(parent, entries, PLAN)
-            self._client.set_tag(parent, "started_ms", str(_now()))
-            if note:
-                self._client.set_tag(parent, "mlflow.note.content", note)
-        self._set_membership(name, planned)
+            for key, value in tags.items():
+                self._client.set_tag(parent, key, value)
+        self._protocol = sweep.protocol.name
+        self._set_membership(sweep.name, sweep.trials)
 
     def close_sweep(self, status: Status) -> None:
         """Best average and best worst-class accuracy over the sweep's finished trials; the parent is complete."""
@@ -363,10 +409,13 @@ class Tracker:
         """The tags that nest a trial under the sweep and make it a member."""
         if self.sweep is None:
             return {}
-        tags = {f"{MEMBERSHIP}{self.sweep}": json.dumps(membership(job))}
+        tags = {f"{MEMBERSHIP}{self.sweep}": json.dumps(membership(job)), "protocol": self._protocol}
         record = self._records.get(job.fingerprint)
         if experiment in self._parents and (record is None or "mlflow.parentRunId" not in record.tags):
-            tags["mlflow.parentRunId"] = self._parents[experiment]
+            tags |= {"mlflow.parentRunId": self._parents[experiment], "method": job.label}
+            if record is not None:  # trained alone before: now it has a name
+                self._client.update_run(record.run_id, name=run_name(job))
+                record.tags["mlflow.runName"] = run_name(job)
         return tags
 
     # trial ---------------------------------------------------------------------------------------------------------
@@ -438,11 +487,10 @@ class Tracker:
             "fingerprint": job.fingerprint,
             "data": data_label(job.trial),
             "method": job.label,
-            "protocol": getattr(job, "protocol", None) or "",
         }
-        tags = {key: value for key, value in tags.items() if value} | self._place(job, experiment)
+        tags |= self._place(job, experiment)
         start = _milliseconds(journal[0]) if journal else _now()
-        run = self._client.create_run(experiment, start_time=start, tags=tags, run_name=job.row)
+        run = self._client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(job))
         self._client.log_text(run.info.run_id, trial_yaml(job.trial), "trial.yaml")
         return self._remember(run)
 
@@ -569,11 +617,6 @@ class Tracker:
 
 
 Point = tuple[str, float, int, int]  # metric, value, timestamp in ms, step
-
-
-def plan_entry(job: Job) -> dict[str, Any]:
-    """One line of plan.json."""
-    return {"fingerprint": job.fingerprint, "seed": job.seed} | membership(job)
 
 
 def membership(job: Job) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""sweep, plan, status: what is there, what is missing, and doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestration.cli.shared import (
+    DEFAULT_STORE,
+    JsonFlag,
+    ProfileFlag,
+    SetFlag,
+    StoreFlag,
+    SweepArgument,
+    UriFlag,
+    command,
+    complain,
+    console,
+    emit,
+    grid,
+    open_store,
+    tracking_uri,
+)
+
+if TYPE_CHECKING:
+    from orchestration.runner import Outcome
+
+NEXT = 5  # trials that `ham status` names as next
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "sweep", "ham sweep sweeps/digits.yaml --set seeds=0")(sweep)
+    command(app, "plan", "ham plan sweeps/cifar10.yaml --profile smoke --json")(plan)
+    command(app, "status", "ham status digits")(status)
+
+
+def sweep(
+    sweep: SweepArgument,
+    profile: ProfileFlag = None,
+    settings: SetFlag = None,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads per trial.")] = 1,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-trial", help="Share of a GPU per trial. [default: 0.25 where there are GPUs]"
+        ),
+    ] = None,
+    concurrent: Annotated[
+        int | None, typer.Option("--concurrent", help="Trials at once. [default: as many as fit]")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster. [default: this machine]"),
+    ] = None,
+) -> int:
+    """Train and evaluate what the sweep is missing. After any interruption the same command continues."""
+    from orchestration.runner import Resources, run_sweep
+    from orchestration.sweep import load_sweep
+
+    found = load_sweep(sweep, profile=profile, sets=settings or ())
+    place = open_store(store)
+    address_of_mlflow = tracking_uri(uri, place)
+    resources = Resources(threads=threads, gpus_per_trial=gpus, concurrent=concurrent, address=address)
+    outcome = run_sweep(found, place, address_of_mlflow, resources=resources, console=console(stderr=True))
+    _summary(found.name, outcome, store, uri)
+    return outcome.exit_code
+
+
+def _summary(name: str, outcome: Outcome, store: Path, uri: str | None) -> None:
+    from orchestration.cli.reporting import flags_of
+
+    for row, reason in outcome.failed.items():
+        complain([f"failed: {row}: {reason}"])
+    if outcome.tracking:
+        complain([outcome.tracking])
+    counts = f"{len(outcome.done)} trained, {outcome.reused} reused, {len(outcome.failed)} failed"
+    print(f"{name}: {counts}{', interrupted' if outcome.interrupted else ''}")
+    if outcome.interrupted:
+        complain(["interrupted; the same command continues"])
+    elif not outcome.failed:
+        print(f"tables: ham report{flags_of(store, uri)}")
+
+
+def plan(
+    sweep: SweepArgument,
+    profile: ProfileFlag = None,
+    settings: SetFlag = None,
+    store: StoreFlag = DEFAULT_STORE,
+    as_json: JsonFlag = False,
+    origins: Annotated[bool, typer.Option("--origins", help="Print where each value came from.")] = False,
+) -> None:
+    """Show which trials are done, half done or missing, why, and what the missing ones will cost."""
+    from orchestration.estimate import estimate
+    from orchestration.plan import plan as make_plan
+    from orchestration.sweep import load_sweep
+
+    place = open_store(store)
+    made = make_plan(load_sweep(sweep, profile=profile, sets=settings or ()), place.path)
+    cost = estimate(made, place)
+    if as_json:
+        emit(made.to_json(origins) | {"estimate": cost})
+        return
+    rows = [
+        (step.status, f"{step.planned.row} seed={step.planned.seed}", step.planned.fingerprint[:10], step.why)
+        for step in made.steps
+    ]
+    grid(("status", "trial", "fingerprint", "why"), rows, title=made.sweep.name)
+    print(_headline(made.summary, cost))
+    if origins:
+        for step in made.steps:
+            print(f"\n{step.planned.row} seed={step.planned.seed}")
+            grid(("setting", "from"), list(step.planned.origins.items()))
+
+
+def _headline(summary: dict[str, int], cost: dict[str, Any]) -> str:
+    """`46 trials: 12 done, 3 half done, 31 missing; 372 epochs left, about 52 min of training one after the other`."""
+    words = {"done": "done", "partial": "half done", "missing": "missing"}
+    counts = ", ".join(f"{summary[state]} {word}" for state, word in words.items())
+    text = f"{summary['trials']} trials: {counts}; {cost['epochs_left']} epochs left"
+    if cost["seconds"] and cost["epochs_left"]:
+        text += f", about {_duration(cost['seconds'])} one after the other (from {cost['measured_on']} trained trials)"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep's name. [default: all]")
+    ] = None,
+    store: StoreFlag = DEFAULT_STORE,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what is running, done and failed (with the reason), and what comes next."""
+    from orchestration.status import status as read_status
+
+    answer = read_status(open_store(store), sweep)
+    if as_json:
+        emit(answer)
+        return
+    if not answer["sweeps"]:
+        print(f"{answer['store']}: no sweep was started here yet; begin with: ham sweep digits")
+    for one in answer["sweeps"]:
+        _print_sweep(one)
+    if answer["others"]:
+        print(f"{answer['others']} trials in the store belong to none of these sweeps")
+
+
+def _print_sweep(one: dict[str, Any]) -> None:
+    counts = ", ".join(f"{n} {state}" for state, n in one["counts"].items() if n)
+    print(f"{one['name']}: {len(one['trials'])} trials: {counts}")
+    for trial in one["trials"]:
+        if trial["status"] in ("running", "partial"):
+            print(f"  {trial['status']:<8} {trial['row']}  epoch {trial['epoch']}/{trial['epochs']}")
+        elif trial["status"] == "failed":
+            print(f"  failed   {trial['row']}  {trial['failure']}")
+    following = [trial["row"] for trial in one["trials"] if trial["status"] == "missing"]
+    if following:
+        more = f" and {len(following) - NEXT} more" if len(following) > NEXT else ""
+        print(f"  next     {'; '.join(following[:NEXT])}{more}")

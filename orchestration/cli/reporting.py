@@ -1,0 +1,240 @@
+"""report, explain, ui: looking at what was recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from ham_core.errors import RequestError, known
+from orchestration.cli.shared import (
+    DEFAULT_STORE,
+    DONE,
+    FAILED,
+    JsonFlag,
+    StoreFlag,
+    SweepFlag,
+    UriFlag,
+    command,
+    complain,
+    emit,
+    open_store,
+    tracking_uri,
+)
+
+FORMATS = ("md", "tex", "csv", "html")
+BEST_FIRST = "best/pgd20/worst"  # the UI opens with the trials sorted by it
+READY_SECONDS = 60
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "report", "ham report --out reports-out --format md,tex")(report)
+    command(app, "explain", 'ham explain ham-main "HAM (official)" "PGD-20 worst"')(explain)
+    command(app, "ui", "ham ui --port 5001")(ui)
+
+
+def report(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Tables or figures. [default: all that have runs]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="[default: STORE/report]")] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="Of md, tex, csv, html.")
+    ] = ",".join(FORMATS),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Write named tables although cells are missing.")
+    ] = False,
+    sweep: SweepFlag = None,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+) -> int:
+    """Build tables and figures from what is recorded, and one self-contained HTML page."""
+    import reports
+
+    chosen = [word.strip() for word in format.split(",") if word.strip()]
+    wrong = [
+        f"--format: unknown format '{word}'; {known(word, FORMATS)}" for word in chosen if word not in FORMATS
+    ]
+    if wrong or not chosen:
+        raise RequestError(wrong or f"--format: no format given; {known('', FORMATS)}")
+    place = open_store(store, must_exist=uri is None)
+    target = out or place.path / "report"
+    built = reports.build(
+        uri=tracking_uri(uri, place),
+        out=target,
+        names=names or (),
+        formats=chosen,
+        sweep=sweep,
+        partial=partial,
+    )
+    if built.shown:
+        print(built.shown)
+    complain(built.waiting)
+    print(f"\n{len(built.files)} files in {_short(target)}")
+    if built.html is not None:
+        print(f"HTML report: {_short(built.html)} (open it in a browser; it needs no network)")
+    print(f"MLflow UI:   ham ui{flags_of(store, uri)}")
+    return DONE
+
+
+def explain(
+    table: Annotated[str, typer.Argument(metavar="TABLE")],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="As printed in the table.")],
+    column: Annotated[
+        str, typer.Argument(metavar="COLUMN", help="As printed in the table, or a metric's name.")
+    ],
+    sweep: SweepFlag = None,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what stands behind one cell: runs, seeds, checkpoints, formula, values, interval, published value."""
+    import reports
+
+    place = open_store(store, must_exist=uri is None)
+    answer = reports.explain(
+        uri=tracking_uri(uri, place), store=place.path, table=table, row=row, column=column, sweep=sweep
+    )
+    if as_json:
+        emit(answer)
+    else:
+        print("\n".join(_lines(answer)))
+
+
+def _lines(answer: Any, indent: str = "") -> list[str]:
+    """Nested answers for people: a key per line, lists as blocks."""
+    lines: list[str] = []
+    for key, value in answer.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            lines.append(f"{indent}{key}:")
+            for entry in value:
+                block = _lines(entry, indent + "    ")
+                lines += [f"{indent}  - {block[0].strip()}", *block[1:]]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{key}: {'' if value is None else value}")
+    return lines
+
+
+def ui(
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+) -> int:
+    """Open the MLflow UI on what is recorded, on 127.0.0.1. Ctrl-C ends it."""
+    place = open_store(store, must_exist=uri is None)
+    address = tracking_uri(uri, place)
+    if address.startswith("http"):
+        print(f"That server has the UI: {address}{_trials_view(address)}")
+        return DONE
+    if uri is None and not (place.path / "mlflow.db").exists():
+        raise RequestError(
+            f"{place.path}: nothing is recorded yet (no mlflow.db); run `ham sweep SWEEP` first"
+        )
+    if _taken(port):
+        raise RequestError(
+            f"--port: {port} is in use on 127.0.0.1; choose another, for example --port {port + 1}"
+        )
+    view = _trials_view(address)
+    server = _start_server(address, place.path, port)
+    try:
+        if not _answers(server, port):
+            complain([f"the MLflow server did not start; see {place.path / 'ui.log'}"])
+            return FAILED
+        print(f"MLflow UI:   http://127.0.0.1:{port}/")
+        print(f"all trials:  http://127.0.0.1:{port}/{view}")
+        print("Ctrl-C ends it.", flush=True)
+        return DONE if server.wait() == 0 else FAILED
+    except KeyboardInterrupt:
+        return DONE
+    finally:
+        _stop(server)
+
+
+def _start_server(address: str, store: Path, port: int) -> subprocess.Popen[bytes]:
+    command_line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
+    command_line += ["--artifacts-destination", str(store / "artifacts")]
+    command_line += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # Without its job queue the server is 2 processes instead of 14.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(store / "ui.log", "wb") as log:
+        return subprocess.Popen(
+            command_line, stdout=log, stderr=log, env=environment, cwd=store, start_new_session=True
+        )
+
+
+def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server is healthy."""
+    for _ in range(READY_SECONDS * 4):
+        if server.poll() is not None:
+            return False
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.25)
+    return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers."""
+    try:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _trials_view(address: str) -> str:
+    """The address of the newest sweep's trials, flat and best first."""
+    from orchestration import tracking
+
+    sweeps = tracking.read_sweeps(address)
+    if not sweeps:
+        return ""
+    where = quote(f"tags.kind='trial' and tags.`{tracking.MEMBERSHIP}{sweeps[0].name}` != ''")
+    order = quote(f"metrics.`{BEST_FIRST}`")
+    return (
+        f"#/experiments/{sweeps[0].experiment_ids[0]}/runs?searchFilter={where}&orderByKey={order}&orderByAsc=false"
+        "&startTime=ALL&lifecycleFilter=Active&modelVersionFilter=All+Runs&datasetsFilter=W10%3D"
+    )
+
+
+def _short(path: Path) -> str:
+    """Relative to here where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def flags_of(store: Path, uri: str | None) -> str:
+    """The flags that name the same place again."""
+    flags = (
+        "" if store == DEFAULT_STORE else f" --store {json.dumps(str(store)) if ' ' in str(store) else store}"
+    )
+    return flags + (f" --tracking-uri {uri}" if uri else "")

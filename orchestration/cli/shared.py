@@ -1,0 +1,144 @@
+"""What the commands share: flags, the way errors end, the way answers are printed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ham_core.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestration.store import Store
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+
+StoreFlag = Annotated[
+    Path,
+    typer.Option("--store", metavar="DIR", help="Where trials, tracking database and artifacts are kept."),
+]
+UriFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="MLflow server or database. [default: STORE/mlflow.db]"
+    ),
+]
+SetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set seeds=0; repeatable, YAML values."
+    ),
+]
+ProfileFlag = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="A shorter or other version of the sweep, e.g. smoke."),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's YAML file, or the name of a shipped one.")
+]
+SweepFlag = Annotated[
+    str | None, typer.Option("--sweep", metavar="NAME", help="A recorded sweep. [default: the newest]")
+]
+
+DEFAULT_STORE = Path("outputs")
+
+
+def command(
+    app: typer.Typer, name: str, example: str
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command: its return value is the exit code, a RequestError is printed and ends with 2."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*arguments: Any, **options: Any) -> None:
+            raise typer.Exit(_run(lambda: function(*arguments, **options)))
+
+        app.command(name, epilog=f"Example:  {example}")(guarded)
+        return guarded
+
+    return register
+
+
+def _run(action: Callable[[], int | None]) -> int:
+    try:
+        return action() or DONE
+    except RequestError as error:
+        complain(error.problems)
+        return WRONG
+    except KeyboardInterrupt:
+        complain(["interrupted; the same command continues"])
+        return INTERRUPTED
+    except BrokenPipeError:  # `ham plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def complain(problems: Sequence[str]) -> None:
+    """One sentence per line on stderr."""
+    for problem in problems:
+        print(problem, file=sys.stderr)
+
+
+def emit(answer: Any) -> None:
+    """Machine output."""
+    print(json.dumps(answer, indent=1, ensure_ascii=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Tables and progress. Wide where the output goes to a file, so that nothing is cut."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A plain table on stdout."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    shown = console()
+    with shown.capture() as text:
+        shown.print(table)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def open_store(path: Path, *, must_exist: bool = False) -> Store:
+    """The trial store; with `must_exist`, one that holds something."""
+    from orchestration.store import Store
+
+    store = Store(path)
+    if must_exist and not store.path.is_dir():
+        raise RequestError(
+            f"--store: {path} does not exist; run `ham sweep SWEEP --store {path}` first, or name another one"
+        )
+    return store
+
+
+def tracking_uri(uri: str | None, store: Store) -> str:
+    """Where MLflow records: what was asked for, else the store's own database."""
+    if uri is None:
+        return f"sqlite:///{store.path / 'mlflow.db'}"
+    scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?:", uri)
+    if scheme is None or scheme[1] not in SCHEMES:
+        raise RequestError(
+            f"--tracking-uri: '{uri}' is no address of an MLflow server or database; write for example "
+            "http://127.0.0.1:5000 or sqlite:////data/mlflow.db"
+        )
+    return uri.rstrip("/") if scheme[1].startswith("http") else uri

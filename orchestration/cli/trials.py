@@ -1,0 +1,288 @@
+"""train, evaluate, import, export: single trials of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ham_core.errors import RequestError
+from orchestration.cli.shared import (
+    DEFAULT_STORE,
+    JsonFlag,
+    ProfileFlag,
+    SetFlag,
+    StoreFlag,
+    UriFlag,
+    command,
+    complain,
+    console,
+    emit,
+    grid,
+    open_store,
+    tracking_uri,
+)
+
+if TYPE_CHECKING:
+    from ham_core.config import Trial
+    from ham_core.protocol import Evaluation
+    from orchestration.store import Store
+    from orchestration.tracking import Job
+
+WeightsFlag = Annotated[str, typer.Option("--weights", metavar="LIST", help="Names of kept weights.")]
+AttackFlag = Annotated[str, typer.Option("--attack", metavar="LIST", help="Of clean, pgdN, cwN.")]
+ThreadsFlag = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "train", "ham train --method ham-official --data digits --set epochs=5")(train)
+    command(app, "evaluate", "ham evaluate 3fa4b2 --attack pgd50 --weights best")(evaluate)
+    command(app, "import", "ham import out --store outputs")(import_)
+    command(app, "export", "ham export 3fa4b2 --weights best --out model.pt")(export)
+
+
+def train(
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL.yaml]", help="Settings of one trial.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="PRESET", help="A method by name.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|FOLDER", help="Images. [default: digits]")
+    ] = None,
+    settings: SetFlag = None,
+    attack: AttackFlag = "clean,pgd20,cw20",
+    weights: WeightsFlag = "best,last",
+    threads: ThreadsFlag = 1,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+) -> int:
+    """Train and evaluate one trial in this process, without Ray. The same command continues it."""
+    from ham_core.config import fingerprint
+    from orchestration.runner import run_here
+    from orchestration.tracking import Single
+
+    chosen = _resolved(trial, method, data, settings or ())
+    place = open_store(store)
+    address = tracking_uri(uri, place)
+    job = Single(chosen, fingerprint(chosen), tuple(evaluations(attack, weights)))
+    outcome = run_here([job], place, address, threads=threads, console=console(stderr=True))
+    _complain_of(outcome)
+    if outcome.exit_code == 0:
+        rows = _results([job], place)
+        _print_results(rows)
+        print(f"trial {job.fingerprint[:10]}: {place.folder(job.fingerprint).path}")
+    return outcome.exit_code
+
+
+def _resolved(path: str | None, method: str | None, data: str | None, sets: Sequence[str]) -> Trial:
+    """The trial of a file, of flags, or of a file with flags over it."""
+    from ham_core.resolve import Layer, load_trial, parse_set, resolve, set_layer
+
+    if path is not None:
+        flags = [f"{key}={value}" for key, value in (("method", method), ("data", data)) if value is not None]
+        return load_trial(path, [*flags, *sets]).trial
+    if method is None:
+        raise RequestError(
+            "ham train: which trial? give a TRIAL.yaml, or --method PRESET (ham methods lists them)"
+        )
+    pairs = {text: parse_set(text) for text in sets}
+    typed = {key.removeprefix("trial."): value for key, value in pairs.values()}
+    texts = {key.removeprefix("trial."): text for text, (key, _) in pairs.items()}
+    base = Layer(
+        "command line",
+        {"method": method, "data": data or "digits"},
+        lambda key: f"--{key[0] if key else 'method'}",
+    )
+    return resolve([base, set_layer(typed, texts)]).trial
+
+
+def evaluations(attacks: str, weights: str) -> list[Evaluation]:
+    """Every attack on all weights; RequestError with every wrong word."""
+    from pydantic import ValidationError
+
+    from ham_core.protocol import Evaluation, EvaluationAttack
+
+    found: list[Evaluation] = []
+    problems: list[str] = []
+    for name in _words(weights):
+        for attack in _words(attacks):
+            try:
+                found.append(Evaluation(weights=name, attack=EvaluationAttack.model_validate(attack)))
+            except ValidationError as error:
+                problems += [one["msg"].removeprefix("Value error, ") for one in error.errors()]
+    if problems or not found:
+        raise RequestError(
+            list(dict.fromkeys(problems)) or "give at least one attack and one name of weights"
+        )
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def evaluate(
+    trials: Annotated[
+        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Beginnings of fingerprints.")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", metavar="FILE", help="All trained trials of a sweep.")
+    ] = None,
+    profile: ProfileFlag = None,
+    settings: SetFlag = None,
+    attack: AttackFlag = "clean,pgd20,cw20",
+    weights: WeightsFlag = "best,last",
+    threads: ThreadsFlag = 1,
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Attack trained weights. What was attacked before is not attacked again; nothing is trained."""
+    from orchestration.runner import run_here
+
+    place = open_store(store, must_exist=True)
+    address = tracking_uri(uri, place)
+    wanted = evaluations(attack, weights)
+    jobs = _trained(_jobs(place, trials or (), sweep, profile, settings or (), wanted), place)
+    outcome = run_here(jobs, place, address, threads=threads, console=console(stderr=True))
+    _complain_of(outcome)
+    rows = _results(jobs, place)
+    if as_json:
+        emit({"evaluations": rows})
+    else:
+        _print_results(rows)
+    return outcome.exit_code
+
+
+def _jobs(
+    store: Store,
+    prefixes: Sequence[str],
+    sweep: str | None,
+    profile: str | None,
+    sets: Sequence[str],
+    wanted: Sequence[Evaluation],
+) -> list[Job]:
+    """The trials that were asked for, with the evaluations that were asked for."""
+    from orchestration.tracking import Single
+
+    if (sweep is None) == (not prefixes):
+        raise RequestError("ham evaluate: give trials by the beginning of their fingerprint, or --sweep FILE")
+    if sweep is not None:
+        from orchestration.sweep import load_sweep
+
+        planned = load_sweep(sweep, profile=profile, sets=sets).trials
+        return [replace(one, evaluations=tuple(wanted)) for one in planned]
+    folders = {folder.path.name: folder for folder in map(store.find, prefixes)}
+    return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()]
+
+
+def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
+    """Those that can be attacked; the others are named."""
+    from orchestration.tracking import run_name
+
+    trained = [job for job in jobs if store.folder(job.fingerprint).is_done()]
+    left = [run_name(job) for job in jobs if job not in trained]
+    sentence = (
+        f"not trained yet: {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}"
+    )
+    if not trained:
+        raise RequestError(f"{sentence}; train first with ham sweep, or ham train")
+    if left:
+        complain([sentence])
+    problems = []
+    for job in trained:
+        kept = store.folder(job.fingerprint).weight_names()
+        absent = sorted({one.weights for one in job.evaluations} - set(kept))
+        problems += [
+            f"{run_name(job)}: weights '{name}' were not kept; kept: {', '.join(kept)}" for name in absent
+        ]
+    if problems:
+        raise RequestError(problems)
+    return trained
+
+
+def _results(jobs: Sequence[Job], store: Store) -> list[dict[str, Any]]:
+    """The stored results of the jobs' evaluations."""
+    from ham_core.protocol import evaluation_fingerprint
+    from orchestration.tracking import run_name
+
+    rows = []
+    for job in jobs:
+        wanted = {evaluation_fingerprint(job.trial, one) for one in job.evaluations}
+        for record in store.folder(job.fingerprint).evaluations():
+            if record["fingerprint"] in wanted:
+                keys = ("weights", "attack_name", "metrics", "seconds", "fingerprint")
+                rows.append(
+                    {"trial": job.fingerprint, "name": run_name(job)} | {key: record[key] for key in keys}
+                )
+    return sorted(rows, key=lambda row: (row["name"], row["trial"], row["weights"], row["attack_name"]))
+
+
+def _print_results(rows: Sequence[dict[str, Any]]) -> None:
+    from orchestration.live import percent
+
+    shown = []
+    for row in rows:
+        prefix = f"{row['weights']}/{row['attack_name']}"
+        numbers = [percent(row["metrics"][f"{prefix}/{word}"]) for word in ("avg", "worst")]
+        shown.append((row["name"], row["weights"], row["attack_name"], *numbers))
+    grid(("trial", "weights", "attack", "avg", "worst"), shown)
+
+
+def _complain_of(outcome: Any) -> None:
+    complain([f"failed: {row}: {reason}" for row, reason in outcome.failed.items()])
+    if outcome.tracking:
+        complain([outcome.tracking])
+    if outcome.interrupted:
+        complain(["interrupted; the same command continues"])
+
+
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="OUT", help="What `python -m ham_core train --out OUT` left behind.")
+    ],
+    store: StoreFlag = DEFAULT_STORE,
+    uri: UriFlag = None,
+) -> int:
+    """Take trials that were trained elsewhere into the store and into MLflow."""
+    from rich.console import Console
+
+    from orchestration.runner import Recorder
+    from orchestration.tracking import Single, run_name
+
+    place = open_store(store)
+    address = tracking_uri(uri, place)
+    taken = place.import_trials(source)
+    jobs = [Single(place.folder(identity).trial(), identity) for identity in taken]
+    for job in jobs:
+        print(f"{job.fingerprint[:10]}  {run_name(job)}  {taken[job.fingerprint]}")
+    recorder = Recorder(address, place, jobs, warn=Console(stderr=True).print)
+    recorder.finish(interrupted=False)
+    if recorder.problem:
+        complain([recorder.problem])
+    return 1 if recorder.problem else 0
+
+
+def export(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="The beginning of a fingerprint.")],
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="NAME", help="Which weights: best, last, best_ema, ...")
+    ] = "best",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="[default: TRIAL-WEIGHTS.pt]")
+    ] = None,
+    store: StoreFlag = DEFAULT_STORE,
+) -> None:
+    """Write weights as a plain state dict, for torch.load and load_state_dict."""
+    place = open_store(store, must_exist=True)
+    folder = place.find(trial)
+    target = out or Path(f"{folder.path.name[:10]}-{weights}.pt")
+    written = place.export_weights(folder.path.name, weights, target)
+    model = folder.trial().model
+    print(f"{written}: state dict of {model.name} (width {model.width:g}), weights '{weights}'")

@@ -1,0 +1,126 @@
+"""What a sweep still needs: each trial against its folder in the store. Reads files, imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ham_core.errors import RequestError
+from ham_core.folder import TrialFolder
+from ham_core.protocol import Evaluation, identity_of_evaluation
+from orchestration.sweep import Planned, Sweep
+
+Status = Literal["done", "partial", "missing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One trial: how far it is, why, and what remains. `retrains`: what is there is of no use, training starts again."""
+
+    planned: Planned
+    status: Status
+    why: str
+    epochs_left: int
+    evaluations_left: tuple[Evaluation, ...]
+    retrains: bool = False
+
+    def to_json(self, origins: bool = False) -> dict[str, Any]:
+        """One entry of `ham plan --json`."""
+        planned = self.planned
+        entry: dict[str, Any] = {
+            "fingerprint": planned.fingerprint,
+            "status": self.status,
+            "why": self.why,
+            "label": planned.label,
+            "row": planned.row,
+            "seed": planned.seed,
+            "grids": list(planned.grids),
+            "values": dict(planned.values),
+            "epochs_left": self.epochs_left,
+            "evaluations_left": [evaluation.name for evaluation in self.evaluations_left],
+        }
+        return entry | ({"origins": planned.origins} if origins else {})
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A sweep against a store."""
+
+    sweep: Sweep
+    steps: tuple[Step, ...]
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many trials there are, and how many of each status."""
+        counts = Counter(step.status for step in self.steps)
+        return {
+            "trials": len(self.steps),
+            "done": counts["done"],
+            "partial": counts["partial"],
+            "missing": counts["missing"],
+        }
+
+    @property
+    def todo(self) -> tuple[Step, ...]:
+        """The trials for which something remains, in order."""
+        return tuple(step for step in self.steps if step.status != "done")
+
+    def to_json(self, origins: bool = False) -> dict[str, Any]:
+        """What `ham plan --json` prints."""
+        return {
+            "sweep": self.sweep.name,
+            "profile": self.sweep.profile,
+            "trials": [step.to_json(origins) for step in self.steps],
+            "summary": self.summary,
+        }
+
+
+def plan(sweep: Sweep, store: str | Path) -> Plan:
+    """Compare every trial of the sweep with its folder in the store, which need not exist. RequestError: damaged folders."""
+    steps: list[Step] = []
+    problems: list[str] = []
+    for planned in sweep.trials:
+        try:
+            steps.append(examine(planned, store))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return Plan(sweep, tuple(steps))
+
+
+def examine(planned: Planned, store: str | Path) -> Step:
+    """How far one trial is."""
+    folder = TrialFolder.of(store, planned.fingerprint)
+    epochs, evaluations = planned.trial.epochs, planned.evaluations
+    if not (folder.path / "trial.json").exists():
+        return Step(planned, "missing", "no folder in the store", epochs, evaluations)
+    absent = _absent_average(planned, folder)
+    done = folder.epochs_done()
+    if absent is not None and (done or folder.is_done()):
+        return Step(
+            planned, "partial", f"average '{absent}' was not kept, trains again", epochs, evaluations, True
+        )
+    if not folder.is_done():
+        return Step(planned, "partial", f"{done} of {epochs} epochs trained", epochs - done, evaluations)
+    left = tuple(one for one in evaluations if not _has(folder, planned, one))
+    if left:
+        several = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return Step(planned, "partial", f"trained; evaluation {left[0].name}{several} missing", 0, left)
+    return Step(planned, "done", "complete", 0, ())
+
+
+def _has(folder: TrialFolder, planned: Planned, evaluation: Evaluation) -> bool:
+    return folder.has_evaluation(identity_of_evaluation(planned.fingerprint, planned.trial, evaluation))
+
+
+def _absent_average(planned: Planned, folder: TrialFolder) -> str | None:
+    """An average that the sweep asks for and the folder's training does not keep in the same way."""
+    kept: Sequence[Mapping[str, Any]] = folder.kept_averages()
+    for average in planned.trial.method.averaging:
+        if average.model_dump(mode="json") not in kept:
+            return str(average.key)
+    return None

@@ -1,0 +1,412 @@
+"""Runs what a sweep is missing, and nothing else. Ray works (`engine`), the trial folders remember, MLflow records.
+
+After any interruption the same call continues: what is done is read from the store, and MLflow is completed from the store.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ham_core.config import Trial
+from ham_core.errors import RequestError
+from ham_core.protocol import EvaluationAttack
+from orchestration.plan import examine, plan
+from orchestration.status import remember
+from orchestration.store import Store
+from orchestration.tracking import run_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ham_core.run import Event
+    from orchestration.live import Display
+    from orchestration.sweep import Planned, Sweep
+    from orchestration.tracking import Job, Status, Tracker
+
+GPU_SHARE = 0.25  # of a GPU per trial, unless asked otherwise: four small networks fill one
+PAUSE = 30.0  # seconds after which a tracking server that did not answer is tried again
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial gets, and how many run at once (default: as many as fit)."""
+
+    threads: int = 1
+    gpus_per_trial: float | None = None
+    concurrent: int | None = None
+    address: str | None = None
+
+
+@dataclass
+class Outcome:
+    """How a sweep ended. `failed`: {row text: reason}; `tracking`: why MLflow is incomplete, if it is."""
+
+    done: list[str] = field(default_factory=list)
+    reused: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    tracking: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 some trial failed or the record is incomplete, 130 interrupted."""
+        return 130 if self.interrupted else 1 if self.failed or self.tracking else 0
+
+
+def run_sweep(
+    sweep: Sweep,
+    store: Store,
+    uri: str,
+    *,
+    resources: Resources = Resources(),
+    console: Console,
+    note: str = "",
+) -> Outcome:
+    """Train and evaluate what is missing, and bring MLflow up to date. RequestError before anything has started."""
+    jobs = [step.planned for step in plan(sweep, store.path).todo]
+    check(jobs, store, resources)
+    outcome = Outcome(reused=len(sweep.trials) - len(jobs))
+    remember(sweep, store, {})
+    recorder = Recorder(
+        uri, store, sweep.trials, sweep, warn=lambda sentence: console.print(sentence, markup=False)
+    )
+    if jobs:
+        _run(jobs, store, recorder, resources, console, outcome)
+    remember(sweep, store, recorder.failures)
+    recorder.finish(interrupted=outcome.interrupted)
+    outcome.tracking = recorder.problem
+    return outcome
+
+
+def is_complete(job: Job, store: Store) -> bool:
+    """Whether the store holds the trial's weights, its averages, and all its evaluations."""
+    return examine(cast("Planned", job), store.path).status == "done"  # it reads what every Job has
+
+
+# before anything starts --------------------------------------------------------------------------------------------
+
+
+def check(jobs: Sequence[Job], store: Store, resources: Resources) -> None:
+    """Everything that can be known to be wrong before a trial starts, all at once."""
+    problems = _impossible(resources)
+    for planned in jobs:
+        problems += store.folder(planned.fingerprint).problems()
+    for name, folder, size in sorted({_place(planned.trial) for planned in jobs}, key=str):
+        problems += _absent(name, folder, size)
+    if problems:
+        raise RequestError(problems)
+
+
+def _impossible(resources: Resources) -> list[str]:
+    problems = []
+    if resources.threads < 1:
+        problems.append(f"--threads: {resources.threads} is too few; give 1 or more")
+    if resources.concurrent is not None and resources.concurrent < 1:
+        problems.append(f"--concurrent: {resources.concurrent} is too few; give 1 or more, or leave it out")
+    share = resources.gpus_per_trial
+    if share is not None and (share < 0 or (share > 1 and share != int(share))):
+        problems.append(f"--gpus-per-trial: {share} is no share of a GPU; give 0 to 1, or a whole number")
+    if resources.address is None:
+        if resources.threads > processors():
+            problems.append(
+                f"--threads: {resources.threads} threads per trial, but this machine has {processors()} processors; "
+                f"give {processors()} or fewer"
+            )
+        if share and share > graphics_cards():
+            problems.append(
+                f"--gpus-per-trial: {share:g} per trial, but this machine has {graphics_cards()} GPUs; "
+                "give less, or leave it out to train on the CPU"
+            )
+    return problems
+
+
+def processors() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def graphics_cards() -> int:
+    """NVIDIA GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _place(trial: Trial) -> tuple[str | None, str | None, int | None]:
+    data = trial.data
+    return data.name, data.folder, data.size if data.folder else None
+
+
+def _absent(name: str | None, folder: str | None, size: int | None) -> list[str]:
+    """Fetch or convert a data set once, for all trials."""
+    from ham_core import data
+
+    try:
+        data.ensure(name, folder, size)
+    except RequestError as error:
+        return list(error.problems)
+    return []
+
+
+# while it runs -----------------------------------------------------------------------------------------------------
+
+
+def _run(
+    jobs: Sequence[Planned],
+    store: Store,
+    recorder: Recorder,
+    resources: Resources,
+    console: Console,
+    outcome: Outcome,
+) -> None:
+    from orchestration import engine, live
+
+    told = lines_of(jobs, store)
+    with engine.cluster(resources.address, processors()) as available:
+        gpu = _share(resources, available)
+        entries = [entry(job, store, resources.threads, gpu) for job in jobs]
+        recorder.begin()
+        with live.display(told, console) as shown:
+            listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
+            interrupted = False
+            try:
+                problems = engine.run(
+                    entries, listener, scratch=store.path / "ray", concurrent=resources.concurrent
+                )
+            except KeyboardInterrupt:
+                problems, interrupted = [], True
+            for problem in problems[:1]:
+                shown.warn(
+                    f"the display or the record missed an event ({problem}); it is completed at the end"
+                )
+    by_fingerprint = {job.fingerprint: job for job in jobs}
+    outcome.failed = {run_name(by_fingerprint[key]): reason for key, reason in listener.failed.items()}
+    recorder.failures = listener.failed
+    outcome.done = [job.fingerprint for job in jobs if is_complete(job, store)]
+    outcome.interrupted = interrupted or len(outcome.done) + len(outcome.failed) < len(jobs)
+
+
+def lines_of(jobs: Sequence[Job], store: Store) -> dict[str, tuple[str, int, int]]:
+    """What a display needs to know of each trial: its name, its epochs, and those that are done."""
+    return {
+        job.fingerprint: (run_name(job), job.trial.epochs, store.folder(job.fingerprint).epochs_done())
+        for job in jobs
+    }
+
+
+def _share(resources: Resources, available: dict[str, float]) -> float:
+    """The GPU share of a trial; RequestError where the machines cannot give what is asked for."""
+    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
+    share = resources.gpus_per_trial
+    if share is None:
+        share = GPU_SHARE if gpus else 0.0
+    if share > gpus or resources.threads > cpus:
+        raise RequestError(
+            f"a trial asks for {resources.threads} CPUs and {share:g} GPUs, but Ray has {cpus:g} CPUs and {gpus:g} GPUs; "
+            "lower --threads or --gpus-per-trial, or add machines"
+        )
+    return share
+
+
+def entry(planned: Planned, store: Store, threads: int, gpu: float) -> dict[str, Any]:
+    """A job as plain data, for a worker on any machine that sees the store."""
+    trial = planned.trial.model_dump(mode="json")
+    if trial["data"]["folder"]:  # a worker starts somewhere else
+        trial["data"]["folder"] = str(Path(trial["data"]["folder"]).expanduser().resolve())
+    return {
+        "fingerprint": planned.fingerprint,
+        "trial": trial,
+        "evaluations": [one.model_dump(mode="json") for one in planned.evaluations],
+        "store": str(store.path),
+        "threads": threads,
+        "gpu": gpu,
+        "device": "auto" if gpu else "cpu",
+        "watched": watched_metric(planned.trial),
+    }
+
+
+class Listener:
+    """Tells the display and the record what Ray tells us, and remembers who failed."""
+
+    def __init__(self, jobs: Mapping[str, Job], recorder: Recorder, shown: Display) -> None:
+        self.jobs, self.recorder, self.shown = jobs, recorder, shown
+        self.failed: dict[str, str] = {}
+        recorder.warn = shown.warn
+
+    def started(self, identity: str) -> None:
+        """A worker takes the trial."""
+        self.shown.started(identity)
+        self.recorder.sync(self.jobs[identity], "RUNNING")
+
+    def reported(self, identity: str, result: dict[str, Any]) -> None:
+        """An event of run_trial, or the reason for which it gave up."""
+        if result.get("kind") == "failed":
+            self.failed[identity] = str(result["reason"])
+            return
+        self.shown.reported(identity, result)
+        if result.get("kind") in ("epoch", "evaluated"):
+            self.recorder.sync(self.jobs[identity], "RUNNING")
+
+    def retried(self, identity: str, reason: str) -> None:
+        """It failed and goes to the end of the queue."""
+        self.shown.retried(identity, reason)
+
+    def ended(self, identity: str, failure: str) -> None:
+        """It is over."""
+        if failure:
+            self.failed[identity] = failure
+        reason = self.failed.get(identity, "")
+        self.shown.ended(identity, reason)
+        self.recorder.sync(self.jobs[identity], "FAILED" if reason else None, reason)
+
+
+# the record --------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """MLflow behind a wall: while trials run, a tracking failure warns once and is made up for at the end."""
+
+    def __init__(
+        self,
+        uri: str,
+        store: Store,
+        jobs: Sequence[Job],
+        sweep: Sweep | None = None,
+        *,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.uri, self.store, self.jobs, self.sweep, self.warn = uri, store, jobs, sweep, warn
+        self.failures: dict[str, str] = {}
+        self.problem = ""  # why the record is incomplete at the end
+        self._tracker: Tracker | None = None
+        self._warned = False
+        self._silent_until = 0.0
+
+    def begin(self) -> None:
+        """The sweep's parent run is there before the first trial starts, if the tracking server answers."""
+        self._guarded(lambda tracker: None)
+
+    def sync(self, job: Job, status: Status | None, failure: str = "") -> None:
+        """Log what is new of one trial."""
+        folder = self.store.folder(job.fingerprint)
+        self._guarded(lambda tracker: tracker.sync(job, folder, status, failure))
+
+    def finish(self, *, interrupted: bool) -> None:
+        """Bring every run up to date from the trial folders; this is also what repairs the record after a crash."""
+        try:
+            tracker = self._opened()
+            for job in self.jobs:
+                tracker.sync(job, self.store.folder(job.fingerprint), *self._end_of(job))
+            if self.sweep is not None:
+                tracker.close_sweep("KILLED" if interrupted else "FAILED" if self.failures else "FINISHED")
+        except Exception as error:  # anything a database, a server or a file system can raise
+            self.problem = (
+                f"MLflow at {self.uri} could not be brought up to date ({_sentence(error)}); nothing is lost, "
+                "the same command completes it when it answers again"
+            )
+
+    def _end_of(self, job: Job) -> tuple[Status | None, str]:
+        """What the folder cannot tell about how a trial ended. Nobody works on it any more."""
+        if job.fingerprint in self.failures:
+            return "FAILED", self.failures[job.fingerprint]
+        begun = (self.store.folder(job.fingerprint).path / "trial.json").exists()
+        return ("KILLED" if begun and not is_complete(job, self.store) else None), ""
+
+    def _opened(self) -> Tracker:
+        from orchestration.tracking import Tracker
+
+        if self._tracker is None:
+            tracker = Tracker(self.uri, self.store.path)
+            if self.sweep is not None:
+                tracker.open_sweep(self.sweep)
+            self._tracker = tracker
+        return self._tracker
+
+    def _guarded(self, action: Callable[[Tracker], None]) -> None:
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            action(self._opened())
+        except Exception as error:  # as above
+            self._silent_until = time.monotonic() + PAUSE
+            if not self._warned:
+                self._warned = True
+                self.warn(
+                    f"MLflow at {self.uri} does not answer ({_sentence(error)}); training goes on, the record follows"
+                )
+
+
+# one trial, without Ray --------------------------------------------------------------------------------------------
+
+
+def run_here(
+    jobs: Sequence[Job], store: Store, uri: str, *, threads: int = 1, device: str = "auto", console: Console
+) -> Outcome:
+    """Train and evaluate what these trials are missing in this process, one after the other."""
+    from orchestration import live
+
+    check(jobs, store, Resources(threads=threads))
+    told = lines_of(jobs, store)
+    outcome = Outcome(reused=sum(is_complete(job, store) for job in jobs))
+    waiting = [job for job in jobs if not is_complete(job, store)]
+    recorder = Recorder(uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False))
+    with live.display(told, console) as shown:
+        listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
+        try:
+            for job in waiting:
+                _run_here(job, store, listener, threads, device)
+                outcome.done += [job.fingerprint] if job.fingerprint not in listener.failed else []
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+    recorder.failures = listener.failed
+    outcome.failed = {
+        run_name(job): listener.failed[job.fingerprint] for job in jobs if job.fingerprint in listener.failed
+    }
+    recorder.finish(interrupted=outcome.interrupted)
+    outcome.tracking = recorder.problem
+    return outcome
+
+
+def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: str) -> None:
+    from ham_core.run import run_trial
+    from ham_core.training import DivergedError
+
+    listener.started(job.fingerprint)
+    folder = store.folder(job.fingerprint)
+    watched, failure = watched_metric(job.trial), ""
+    try:
+        for event in run_trial(job.trial, folder, job.evaluations, device=device, threads=threads):
+            listener.reported(job.fingerprint, told_of(event, watched))
+    except (RequestError, DivergedError) as error:
+        failure = str(error)
+    listener.ended(job.fingerprint, failure)
+
+
+def watched_metric(trial: Trial) -> str:
+    """The accuracy that is shown while a trial trains: robust, on the selection images."""
+    return f"val/{EvaluationAttack(kind='pgd', steps=trial.selection.steps).key}"
+
+
+def told_of(event: Event, watched: str) -> dict[str, Any]:
+    """An event of run_trial as a flat line for displays; it always has every key."""
+    metrics = event.metrics or {}
+    prefix = event.name if event.kind == "evaluated" else watched
+    numbers = {word: metrics.get(f"{prefix}/{word}", math.nan) for word in ("avg", "worst")}
+    return {"kind": event.kind, "epoch": event.epoch, "name": event.name, "reason": "", **numbers}
+
+
+def _sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

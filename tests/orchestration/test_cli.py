@@ -1,0 +1,297 @@
+"""`ham ...`: help, answers for people and for machines, and how wrong requests end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import orchestration.cli
+from ham_core.config import fingerprint
+from orchestration import tracking
+from orchestration.cli import app
+from orchestration.store import Store
+
+COMMANDS = (
+    "sweep", "plan", "status", "train", "evaluate", "import", "export", "report", "explain", "ui", "methods", "data", "bench",
+)  # fmt: skip
+SMALL = [
+    "model.name=small_cnn", "model.width=0.5", "epsilon=0.2", "attack.steps=2", "attack.mode=eval", "epochs=2",
+    "data.train_limit=200", "data.test_limit=60", "selection.steps=2", "batch_size=64",
+]  # fmt: skip
+SETS = [word for setting in SMALL for word in ("--set", setting)]
+
+
+def ham(*arguments: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command in this process. An exception is a traceback: it fails the test."""
+    outcome = CliRunner().invoke(app, list(arguments))
+    if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    return outcome.exit_code, outcome.stdout, outcome.stderr
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one trial, trained by `ham train`."""
+    place = tmp_path_factory.mktemp("cli") / "store"
+    attacks = ("--attack", "clean,pgd2", "--weights", "best")
+    code, out, err = ham("train", "--method", "at", *SETS, *attacks, "--store", str(place))
+    assert code == 0, err
+    assert "best" in out
+    assert "%" in out
+    assert "epoch 2/2" in err
+    return place
+
+
+def only(store: Path) -> str:
+    (identity,) = Store(store).trials()
+    return identity
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_shows_an_example(command: str) -> None:
+    code, out, _ = ham(command, "--help")
+    assert code == 0
+    assert re.search(rf"Example:\s+ham {command}", out)
+
+
+def test_help_lists_every_command() -> None:
+    code, out, _ = ham("--help")
+    assert code == 0
+    assert all(re.search(rf"^  {command}\b", out, re.MULTILINE) for command in COMMANDS)
+
+
+def test_version_is_printed() -> None:
+    assert re.fullmatch(r"ham-sweeps \d+\.\d+\.\d+\n", ham("--version")[1])
+
+
+def test_the_module_is_the_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "--version"], capture_output=True, text=True
+    )
+    assert run.stdout.startswith("ham-sweeps ")
+
+
+# train, evaluate, export, import -----------------------------------------------------------------------------------
+
+
+def test_a_trial_trained_alone_is_in_the_store_and_in_mlflow(store: Path) -> None:
+    folder = Store(store).folder(only(store))
+    assert folder.is_done()
+    assert folder.epochs_done() == 2
+    client = tracking.client_of(tracking.default_uri(store))
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.kind = 'trial'")
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "at seed=0"
+
+
+def test_training_it_again_does_nothing(store: Path) -> None:
+    journal = Store(store).folder(only(store)).path / "journal.jsonl"
+    before = journal.stat().st_mtime_ns
+    code, _, err = ham(
+        "train", "--method", "at", *SETS, "--attack", "clean", "--weights", "best", "--store", str(store)
+    )
+    assert code == 0
+    assert "epoch" not in err
+    assert journal.stat().st_mtime_ns == before
+
+
+def test_a_recorded_trial_yaml_trains_the_same_trial(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "trial.yaml"
+    trial = Store(store).folder(only(store)).trial()
+    path.write_text(tracking.trial_yaml(trial), encoding="utf-8")
+    from ham_core.resolve import load_trial
+
+    assert fingerprint(load_trial(str(path)).trial) == only(store)
+
+
+def test_a_trial_belongs_to_a_sweep_that_asks_for_the_same(
+    store: Path, write_sweep: Callable[..., Path]
+) -> None:
+    path = write_sweep(replaced={"seeds: [0, 1]": "seeds: 0", "[at, trades]": "[at]"})
+    code, out, _ = ham("plan", str(path), "--store", str(store), "--json")
+    assert code == 0
+    (entry,) = json.loads(out)["trials"]
+    assert entry["fingerprint"] == only(store)
+    assert (entry["status"], entry["why"]) == ("partial", "trained; evaluation last/clean and 1 more missing")
+
+
+def test_evaluate_runs_what_is_missing_and_prints_only_json(store: Path) -> None:
+    arguments = (
+        "evaluate",
+        only(store)[:8],
+        "--attack",
+        "cw2,clean",
+        "--weights",
+        "best",
+        "--store",
+        str(store),
+        "--json",
+    )
+    for _ in range(2):
+        code, out, _ = ham(*arguments)
+        assert code == 0
+        rows = json.loads(out)["evaluations"]
+        assert [row["attack_name"] for row in rows] == ["clean", "cw2"]
+        assert 0 <= rows[1]["metrics"]["best/cw2/worst"] <= rows[0]["metrics"]["best/clean/worst"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("zz",), "no trial's fingerprint begins with 'zz'"),
+        ((), "give trials by the beginning of their fingerprint, or --sweep FILE"),
+        (("{trial}", "--attack", "pdg20"), "unknown attack 'pdg20'"),
+        (("{trial}", "--weights", "best_seat"), "weights 'best_seat' were not kept; kept: best, best_ema"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do(store: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    words = [word.format(trial=only(store)) for word in arguments]
+    code, out, err = ham("evaluate", *words, "--store", str(store))
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+def test_exported_weights_and_imported_trials(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    code, printed, _ = ham(
+        "export", only(store)[:8], "--weights", "best", "--out", str(out), "--store", str(store)
+    )
+    assert code == 0
+    assert out.exists()
+    assert "small_cnn (width 0.5)" in printed
+    code, printed, _ = ham("import", str(store), "--store", str(tmp_path / "other"))
+    assert code == 0
+    assert "imported" in printed
+    client = tracking.client_of(tracking.default_uri(tmp_path / "other"))
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.kind = 'trial'")
+    assert (run.info.status, run.data.tags["fingerprint"]) == ("FINISHED", only(store))
+
+
+# plan, status ------------------------------------------------------------------------------------------------------
+
+
+def test_plan_says_what_is_missing_and_what_it_will_cost(
+    store: Path, write_sweep: Callable[..., Path]
+) -> None:
+    code, out, _ = ham("plan", str(write_sweep()), "--store", str(store), "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert sorted(one["status"] for one in answer["trials"]) == ["missing", "missing", "missing", "partial"]
+    assert answer["estimate"]["epochs_left"] == 6
+    assert answer["estimate"]["seconds"] > 0
+    code, out, _ = ham("plan", str(write_sweep()), "--store", str(store))
+    assert "4 trials: 0 done, 1 half done, 3 missing; 6 epochs left" in out
+
+
+def test_plan_can_say_where_each_value_came_from(tmp_path: Path, write_sweep: Callable[..., Path]) -> None:
+    code, out, _ = ham(
+        "plan", str(write_sweep()), "--origins", "--set", "epochs=3", "--store", str(tmp_path / "s")
+    )
+    assert code == 0
+    assert re.search(r"^epochs +--set", out, re.MULTILINE)
+    assert re.search(r"^epsilon +\S*tiny.yaml:4", out, re.MULTILINE)
+    assert not (tmp_path / "s").exists()
+
+
+def test_status_of_an_empty_store_says_how_to_begin(tmp_path: Path) -> None:
+    code, out, _ = ham("status", "--store", str(tmp_path / "none"))
+    assert code == 0
+    assert "begin with: ham sweep" in out
+
+
+def test_status_of_an_unknown_sweep_is_refused(store: Path) -> None:
+    code, _, err = ham("status", "nosuch", "--store", str(store))
+    assert code == 2
+    assert "no sweep 'nosuch' was started here" in err
+
+
+# lists -------------------------------------------------------------------------------------------------------------
+
+
+def test_methods_names_every_preset_and_part_with_its_parameters() -> None:
+    code, out, _ = ham("methods", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert {"at", "trades", "ham-official", "ham-paper"} <= {one["name"] for one in answer["presets"]}
+    parts = {(one["kind"], one["name"]): one for one in answer["parts"]}
+    beta = parts["objectives", "trades"]["parameters"]["beta"]
+    assert (beta["default"], beta["allowed"], beta["type"]) == (6.0, {"minimum": 0}, "number")
+    assert parts["mining", "ham"]["parameters"]["early_drop_step"]["meaning"]
+    code, out, _ = ham("methods")
+    assert "early_drop_step" in out
+
+
+def test_data_lists_the_named_sets_and_checks_a_folder(tmp_path: Path) -> None:
+    code, out, _ = ham("data")
+    assert code == 0
+    assert "digits" in out
+    code, out, _ = ham("data", "check", "digits", "--json")
+    assert json.loads(out)["classes"] == [str(digit) for digit in range(10)]
+    code, _, err = ham("data", "check", str(tmp_path))
+    assert code == 2
+    assert str(tmp_path) in err
+
+
+# wrong requests ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("sweep", "nosuch.yaml"), "no such sweep"),
+        (("plan", "digits", "--profile", "smok"), "did you mean smoke?"),
+        (("plan", "digits", "--set", "epochs"), "write --set key=value"),
+        (("sweep", "digits", "--threads", "100000"), "--threads: 100000 threads per trial"),
+        (("sweep", "digits", "--tracking-uri", "./mlruns"), "is no address of an MLflow server or database"),
+        (("train",), "give a TRIAL.yaml, or --method PRESET"),
+        (("train", "--method", "hamm"), "unknown method 'hamm'"),
+        (("train", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
+        (("report", "--format", "pdf"), "unknown format 'pdf'"),
+        (("report",), "does not exist; run `ham sweep"),
+        (("ui",), "does not exist; run `ham sweep"),
+        (("export", "ab"), "does not exist"),
+        (("import", "nosuch"), "nosuch: does not exist"),
+        (("data", "burn"), "unknown word 'burn'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_requests_end_with_sentences_and_2(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ham(*arguments)
+    assert code == 2
+    assert out == ""
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = ham("status", "--store", str(tmp_path / "file"))
+    assert code == 2
+    assert "is a file" in err
+
+
+def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestration.plan.plan", interrupt)
+    code, _, err = ham("plan", "digits", "--store", str(tmp_path))
+    assert code == 130
+    assert "the same command continues" in err
+
+
+def test_telemetry_is_off_before_any_library_is_imported() -> None:
+    assert orchestration.cli.QUIET["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert orchestration.cli.QUIET["MLFLOW_DISABLE_TELEMETRY"] == "true"
