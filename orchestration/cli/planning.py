@@ -20,6 +20,7 @@ from orchestration.cli.shared import (
     console,
     emit,
     grid,
+    next_command,
     open_store,
     tracking_uri,
 )
@@ -72,8 +73,6 @@ def sweep(
 
 
 def _summary(name: str, outcome: Outcome, store: Path, uri: str | None) -> None:
-    from orchestration.cli.reporting import flags_of
-
     for row, reason in outcome.failed.items():
         complain([f"failed: {row}: {reason}"])
     if outcome.tracking:
@@ -83,7 +82,7 @@ def _summary(name: str, outcome: Outcome, store: Path, uri: str | None) -> None:
     if outcome.interrupted:
         complain(["interrupted; the same command continues"])
     elif not outcome.failed:
-        print(f"tables: ham report{flags_of(store, uri)}")
+        print(f"tables: {next_command('report', store, uri)}")
 
 
 def plan(

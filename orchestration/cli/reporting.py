@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from orchestration.cli.shared import (
     command,
     complain,
     emit,
+    next_command,
     open_store,
     tracking_uri,
 )
@@ -40,7 +40,7 @@ READY_SECONDS = 60
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "report", "ham report --out reports-out --format md,tex")(report)
-    command(app, "explain", 'ham explain ham-main "HAM (official)" "PGD-20 worst"')(explain)
+    command(app, "explain", 'ham explain ham-main "HAM (official code)" "PGD-20 worst"')(explain)
     command(app, "ui", "ham ui --port 5001")(ui)
 
 
@@ -85,7 +85,7 @@ def report(
     print(f"\n{len(built.files)} files in {_short(target)}")
     if built.html is not None:
         print(f"HTML report: {_short(built.html)} (open it in a browser; it needs no network)")
-    print(f"MLflow UI:   ham ui{flags_of(store, uri)}")
+    print(f"MLflow UI:   {next_command('ui', store, uri)}")
     return DONE
 
 
@@ -230,11 +230,3 @@ def _trials_view(address: str) -> str:
 def _short(path: Path) -> str:
     """Relative to here where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
-
-
-def flags_of(store: Path, uri: str | None) -> str:
-    """The flags that name the same place again."""
-    flags = (
-        "" if store == DEFAULT_STORE else f" --store {json.dumps(str(store)) if ' ' in str(store) else store}"
-    )
-    return flags + (f" --tracking-uri {uri}" if uri else "")

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,6 +84,18 @@ def _run(action: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # `ham plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def next_command(name: str, store: Path, uri: str | None) -> str:
+    """A command on the same store, as it can be typed: `ham ui --store results`, or `.venv/bin/ham ui`."""
+    typed = sys.argv[0]
+    program = "ham" if shutil.which("ham") or not typed.endswith("/ham") else shlex.quote(typed)
+    words = [program, name]
+    if store != DEFAULT_STORE:
+        words += ["--store", shlex.quote(str(store))]
+    if uri:
+        words += ["--tracking-uri", shlex.quote(uri)]
+    return " ".join(words)
 
 
 def complain(problems: Sequence[str]) -> None:
