@@ -38,13 +38,13 @@ MOST_SEED = 2**32 - 1
 # Every sweep has a profile `smoke`: does the whole road work, with these settings, in minutes without a GPU?
 # The file's own `smoke` lies above it.
 SMOKE: dict[str, Any] = {
-    "epochs": 4,
+    "epochs": 5,
     "seeds": [0],
-    "batch_size": 64,
-    "data.train_limit": 600,
+    "batch_size": 32,
+    "data.train_limit": 640,
     "data.test_limit": 200,
+    "data.validation": 0.1,
     "model.width": 0.125,
-    "selection.steps": 5,
 }
 BUILT_IN_PROFILES = {"smoke": SMOKE}
 

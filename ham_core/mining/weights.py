@@ -52,7 +52,9 @@ class Weight(Frozen):
 
     measure: Literal["uniform", "softmax_l1", "logits_l1", "clean_lp", "margin_lp", "margin_mse"] = "uniform"
     function: Function = "linear"
-    parameter: float = Field(description="λ of the function")
+    parameter: float = Field(
+        description="λ of the function; left out: -1 for tanh and sigmoid, 1 for the others"
+    )
     base: float | tuple[BaseFrom, ...] = Field(
         0.0, description="added before scaling; a number or a schedule"
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ham_core.errors import RequestError
+from ham_core.parts import Frozen
 from orchestration.cli.shared import JsonFlag, command, emit, grid
 
 WAYS = ("list", "fetch", "check")
@@ -38,16 +39,32 @@ def methods(as_json: JsonFlag = False) -> None:
         parts = [part for part in answer["parts"] if part["kind"] == kind]
         rows: list[tuple[str, ...]] = []
         for part in parts:
-            rows.append((part["name"], "", "", part["source"]))
+            rows.append((part["name"], "", "", "", part["source"]))
             rows += [
-                ("", key, _default(one), one["meaning"] or one["type"])
+                ("", key, _default(one), _range(one), one["meaning"])
                 for key, one in part["parameters"].items()
             ]
-        grid((kind, "parameter", "default", "source / meaning"), rows)
+        grid((kind, "parameter", "default", "allowed", "source / meaning"), rows)
 
 
 def _default(parameter: dict[str, Any]) -> str:
-    return "required" if parameter["required"] else str(parameter["default"])
+    return "follows" if parameter["required"] else str(parameter["default"])
+
+
+def _range(parameter: dict[str, Any]) -> str:
+    """`0 <= x <= 1`, the allowed words, or the type."""
+    allowed = parameter["allowed"]
+    if "enum" in allowed:
+        return " | ".join(map(str, allowed["enum"]))
+    below = [f"{allowed[key]:g} {sign} " for key, sign in _LOWER.items() if key in allowed]
+    above = [f" {sign} {allowed[key]:g}" for key, sign in _UPPER.items() if key in allowed]
+    if below or above:
+        return f"{''.join(below)}x{''.join(above)}"
+    return str(parameter["type"])
+
+
+_LOWER = {"minimum": "<=", "exclusiveMinimum": "<"}
+_UPPER = {"maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def catalogue() -> dict[str, Any]:
@@ -69,17 +86,18 @@ def catalogue() -> dict[str, Any]:
     }
 
 
-def parameters(part: Any) -> dict[str, Any]:
-    """name -> {type, default, required, allowed, meaning} of every field of a part; a group of settings nests."""
-    schema = part.model_json_schema(mode="validation")
-    inner = schema.get("$defs", {})
-    found = {}
+def parameters(part: type[Frozen], prefix: str = "") -> dict[str, Any]:
+    """dotted key -> {type, default, required, allowed, meaning} of every setting of a part."""
+    properties = part.model_json_schema(mode="validation")["properties"]
+    found: dict[str, Any] = {}
     for name, entry in part.model_fields.items():
-        described = _resolved(schema["properties"].get(entry.alias or name, {}), inner)
-        default: Any = None if entry.is_required() else entry.get_default(call_default_factory=True)
-        found[name] = {
+        if isinstance(entry.annotation, type) and issubclass(entry.annotation, Frozen):
+            found |= parameters(entry.annotation, f"{prefix}{name}.")
+            continue
+        described = properties[name]
+        found[f"{prefix}{name}"] = {
             "type": _type(described),
-            "default": default.model_dump(mode="json") if hasattr(default, "model_dump") else default,
+            "default": None if entry.is_required() else entry.get_default(call_default_factory=True),
             "required": entry.is_required(),
             "allowed": _allowed(described),
             "meaning": entry.description or "",
@@ -87,17 +105,9 @@ def parameters(part: Any) -> dict[str, Any]:
     return found
 
 
-def _resolved(described: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
-    """A field's schema with references to groups of settings filled in."""
-    reference = described.get("$ref") or next(
-        (one["$ref"] for one in described.get("allOf", []) if "$ref" in one), None
-    )
-    return {**inner[reference.rpartition("/")[2]], **described} if reference else described
-
-
 def _type(described: dict[str, Any]) -> str:
     if "enum" in described:
-        return "one of " + ", ".join(map(str, described["enum"]))
+        return "word"
     if "anyOf" in described:
         return " or ".join(dict.fromkeys(_type(one) for one in described["anyOf"]))
     return str(described.get("type", "mapping"))

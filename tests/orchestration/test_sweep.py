@@ -209,8 +209,8 @@ def test_a_profile_overrides_settings_and_seeds_and_names_the_sweep(write: Any) 
 def test_the_built_in_smoke_lies_below_the_files_own(write: Any) -> None:
     smoke = load_sweep(write(SWEEP), profile="smoke").trials[0].trial
     own = load_sweep(write(SWEEP + "  smoke: {epochs: 2}\n"), profile="smoke").trials[0].trial
-    assert (smoke.epochs, own.epochs) == (4, 2)
-    assert own.data.train_limit == smoke.data.train_limit == 600
+    assert (smoke.epochs, own.epochs) == (5, 2)
+    assert own.data.train_limit == smoke.data.train_limit == 640
     assert own.attack.steps == 10
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestration.tracking import Planned, Run, Sweep
 from reports.collect import Material, trials_of
 
 CLASSES = ("00_cat", "01_dog", "02_ship")
@@ -22,37 +23,6 @@ PARAMS = {
     "selection.steps": "10",
     "precision": "fp32",
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    run_id: str
-    experiment_id: str
-    experiment: str
-    fingerprint: str
-    status: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Planned:
-    fingerprint: str
-    label: str
-    title: str
-    grids: tuple[str, ...]
-    values: dict[str, Any]
-    seed: int
-    row: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    name: str
-    run_id: str
-    experiment_ids: tuple[str, ...]
-    planned: tuple[Planned, ...]
 
 
 @dataclass
