@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -99,7 +99,19 @@ class Mining(Part):
         return None
 
 
-def overconfidence(seen: Trajectory) -> torch.Tensor:
-    """p_y(x^k) - p_y(x) -> (n,); positive for an over-confident adversarial example (HAM, section 3)."""
-    own = seen.y[:, None]
-    return (seen.current().softmax(1).gather(1, own) - seen.clean().softmax(1).gather(1, own)).squeeze(1)
+Confidence = Literal["true_class", "predicted_class"]
+
+
+def overconfidence(seen: Trajectory, confidence: Confidence = "true_class") -> torch.Tensor:
+    """c(x^k) - c(x) -> (n,); positive for an over-confident adversarial example (HAM, section 3).
+
+    c is p_y, the confidence in the true class, or max_c p_c, that in the predicted class. The paper's text leaves open
+    which. An attack that climbs the cross-entropy lowers p_y by construction, so that by p_y hardly any example is
+    over-confident (none in our measurements); by max_c p_c many are.
+    """
+
+    def c(logits: torch.Tensor) -> torch.Tensor:
+        p = logits.softmax(1)
+        return p.amax(1) if confidence == "predicted_class" else p.gather(1, seen.y[:, None]).squeeze(1)
+
+    return c(seen.current()) - c(seen.clean())

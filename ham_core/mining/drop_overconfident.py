@@ -1,9 +1,10 @@
 """Drop a share of the over-confident adversarial examples. HAM's Table 1: Lin et al., arXiv:2308.01823, section 3.2.
 
-    O = { i : p_y(x_i^K) > p_y(x_i) };   ⌊d |O|⌋ of them are dropped, the rest of the batch is trained on uniformly
+    O = { i : c(x_i^K) > c(x_i) };   ⌊d |O|⌋ of them are dropped, the rest of the batch is trained on uniformly
 
+c is the confidence p_y in the true class, or in the predicted class (`base.overconfidence` says why there is a choice).
 The paper does not say which share is dropped, nor when, and no released script does it: dropping per batch, in the
-attack's mode and before the update, those with the largest p_y(x^K) - p_y(x) is our protocol; `choose: random` is the
+attack's mode and before the update, those with the largest gain c(x^K) - c(x) is our protocol; `choose: random` is the
 other arm.
 """
 
@@ -15,7 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from ham_core.lazy import torch
-from ham_core.mining.base import Mining, Trajectory, overconfidence
+from ham_core.mining.base import Confidence, Mining, Trajectory, overconfidence
 
 
 def keep_after_drop(gap: torch.Tensor, rate: float, order: torch.Tensor) -> torch.Tensor:
@@ -36,10 +37,11 @@ class DropOverconfident(Mining):
 
     drop_rate: float = Field(0.1, ge=0, le=1, description="d, share of the over-confident examples")
     choose: Literal["most_confident", "random"] = "most_confident"
+    confidence: Confidence = Field("true_class", description="whose confidence is compared")
 
     def finish(self, seen: Trajectory) -> torch.Tensor | None:
         """Rows that stay."""
-        gap = overconfidence(seen)
+        gap = overconfidence(seen, self.confidence)
         seen.note("overconfident", gap > 0)
         order = gap
         if self.choose == "random":

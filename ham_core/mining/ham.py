@@ -8,7 +8,8 @@ plain AT comes first (`start_epoch`). Paper: weights from the adversarial step s
 steps" means at step m (the code; default) or at any step up to it (`hard_rule: any_step`).
 Differs from the code: a batch without hard examples is skipped and counted (there it ends in an error, or in a step of
 momentum and weight decay alone).
-`drop_rate` takes ⌊d |O|⌋ of the over-confident O = {p_y(x^K) > p_y(x)} out of H, the most over-confident first.
+`drop_rate` takes ⌊d |O|⌋ of the over-confident O = {c(x^K) > c(x)} out of H, the most over-confident first; c is the
+confidence in the true or in the predicted class.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 from pydantic import Field
 
 from ham_core.lazy import torch
-from ham_core.mining.base import Mining, Trajectory, overconfidence
+from ham_core.mining.base import Confidence, Mining, Trajectory, overconfidence
 from ham_core.mining.drop_overconfident import keep_after_drop
 from ham_core.mining.weights import Weight
 
@@ -37,6 +38,7 @@ class Ham(Mining):
     drop_rate: float = Field(
         0.0, ge=0, le=1, description="share of the over-confident among the hard that is dropped"
     )
+    confidence: Confidence = Field("true_class", description="whose confidence tells the over-confident")
     start_epoch: int = Field(49, ge=0, description="warm-up epochs of plain training")
 
     def check(self, steps: int) -> None:
@@ -68,7 +70,7 @@ class Ham(Mining):
         """H without the dropped over-confident."""
         if self.drop_rate == 0:
             return None
-        gap = overconfidence(seen)
+        gap = overconfidence(seen, self.confidence)
         seen.note("overconfident", gap > 0)
         return keep_after_drop(gap, self.drop_rate, gap)
 

@@ -163,6 +163,22 @@ def test_overconfidence_is_the_gain_of_the_true_class():
     assert torch.equal(gap, p_adv - p_clean)
 
 
+def test_confidence_may_be_that_of_the_predicted_class():
+    """p of sample 0: clean (σ(6), ·), adversarial (σ(-2), σ(2)): p_y falls by σ(6) - σ(-2), the largest by σ(6) - σ(2).
+
+    Sample 1 goes from σ(1) to σ(3) in the wrong class: over-confident there, less confident in the true one.
+    """
+
+    def sigma(d: float) -> float:
+        return 1 / (1 + math.exp(-d))
+
+    close(
+        overconfidence(example(), "predicted_class"),
+        [sigma(2) - sigma(6), sigma(3) - sigma(1), sigma(2) - sigma(1)],
+    )
+    close(overconfidence(example()), [sigma(-2) - sigma(6), sigma(-3) - sigma(-1), sigma(-2) - sigma(-1)])
+
+
 @pytest.mark.parametrize(
     ("rate", "dropped"), [(0.0, []), (0.1, []), (0.34, [1]), (0.67, [1, 3]), (1.0, [0, 1, 3])]
 )

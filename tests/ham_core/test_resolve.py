@@ -91,6 +91,7 @@ def test_a_part_of_another_name_leaves_nothing_of_the_part_below() -> None:
         "start_epoch": 0,
         "drop_rate": 0.2,
         "choose": "most_confident",
+        "confidence": "true_class",
     }
 
 

@@ -462,11 +462,12 @@ def test_the_sweeps_vary_each_hyperparameter_of_ham_around_the_presets_own_value
     for grid, label in (
         ("early_drop_step", "ham-official"),
         ("weight_parameter", "ham-paper"),
-        ("drop_rate", "ham-official"),
     ):
         assert {one.label for one in members[grid]} == {label}
         assert {one.seed for one in members[grid] if "methods" in one.grids} == {0, 1, 2}
-    assert {one.values["method.mining.drop_rate"] for one in members["drop_rate_at"]} == {0.0, 0.1, 0.2, 0.3}
+    for grid, label in (("drop_rate", "ham-official"), ("drop_rate_at", "drop-overconfident")):
+        assert {one.label for one in members[grid]} == {label}
+        assert {one.values["method.mining.drop_rate"] for one in members[grid]} == {0.0, 0.1, 0.2, 0.3}
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
