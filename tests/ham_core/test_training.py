@@ -256,3 +256,62 @@ def test_the_learning_rate_follows_the_schedule():
     one = trial("at", epochs=4, schedule={"milestones": [1, 3], "factors": [0.5, 0.1]}, optimizer={"lr": 0.2})
     rates = [result.metrics["train/learning_rate"] for result in train(one, dataset(one))]
     assert rates == [0.2, 0.1, 0.1, pytest.approx(0.02)]
+
+
+def test_the_loss_is_the_mean_of_weighted_losses():
+    """Weights (2, 0, 1) of mining and (1, 3) of the classes multiply the cross-entropies before the mean over n."""
+    from collections import Counter
+
+    from ham_core.calibration.base import Factors
+
+    one = trial("at")
+    training = Training(one, dataset(one))
+    images = training.dataset.train.images[:3] / 255
+    y, weights = torch.tensor([0, 1, 1]), torch.tensor([2.0, 0.0, 1.0])
+    passes: Counter[str] = Counter()
+    _, logits = training._loss(images, images, y, None, Factors(), passes)
+    ce = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    for mined, classes, expected in (
+        (None, None, ce.mean()),
+        (weights, None, (2 * ce[0] + ce[2]) / 3),
+        (weights, torch.tensor([1.0, 3.0]), (2 * ce[0] + 3 * ce[2]) / 3),
+    ):
+        loss, _ = training._loss(images, images, y, mined, Factors(weight=classes), passes)
+        torch.testing.assert_close(loss, expected)
+    assert passes["forward"] == 12
+
+
+def test_cfa_adds_its_constants_to_the_class_accuracies():
+    """λ1 = 0.5 and λ2 = 0.3 on r = (0.2, 0.7): margins 0.7, 1.2 and betas 0.5, 1.0."""
+    from ham_core.calibration.cfa import Cfa
+
+    factors = Cfa(margin=0.5, regularization=0.3).factors(torch.tensor([0.2, 0.7]))
+    torch.testing.assert_close(factors.margin, torch.tensor([0.7, 1.2]))
+    torch.testing.assert_close(factors.beta, torch.tensor([0.5, 1.0]))
+    assert Cfa(margin=None, regularization=None).factors(torch.tensor([0.2])).margin is None
+
+
+def test_every_epoch_draws_its_own_start_points_and_every_method_the_same(monkeypatch):
+    from ham_core import training as module
+    from ham_core.randomness import derived_seed
+
+    seeds: list[tuple[int, int]] = []
+    original = module.craft
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seeds.append((options["epoch"], options["noise"].initial_seed()))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "craft", watched)
+    one = trial("at", {"name": "ham", "early_drop_step": 1, "start_epoch": 1})
+    list(train(one, dataset(one)))
+    assert set(seeds) == {(epoch, derived_seed(0, "noise", epoch)) for epoch in (0, 1)}
+    assert len({seed for _, seed in seeds}) == 2
+
+
+def test_of_equally_good_epochs_the_first_is_kept(monkeypatch):
+    monkeypatch.setattr(Training, "_judge", lambda *_: {"avg": 0.5, "worst": 0.1})
+    one = trial("at", epochs=3)
+    kept = [sorted(result.kept) for result in train(one, dataset(one))]
+    assert "best" in kept[0] and kept[1] == []
+    assert kept[2] == ["last", "last_ema"]
