@@ -7,7 +7,7 @@ repeat the distinction for readers of grey prints.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ham_core.errors import RequestError, known
 from reports.collect import Material, Trial
 from reports.spec import ClassBars, Pareto, Sensitivity, Series, Spec
 from reports.statistics import Estimate, student_t
-from reports.tables import by_protocol, lines_of, name_of
+from reports.tables import apart, by_protocol, lines_of, name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,15 +67,20 @@ class Style:
 
 def styles_of(material: Material) -> dict[str, Style]:
     """One style per method label, in the order of the sweep's plan."""
-    return {
-        label: Style(
+    return dict(zip(material.labels, _turns(len(material.labels)), strict=True))
+
+
+def _turns(count: int) -> list[Style]:
+    """The first styles, over again where there are more lines than colours."""
+    return [
+        Style(
             PALETTE[index % len(PALETTE)],
             MARKERS[index % len(MARKERS)],
             HATCHES[index % len(HATCHES)],
             DASHES[index % len(DASHES)],
         )
-        for index, label in enumerate(material.labels)
-    }
+        for index in range(count)
+    ]
 
 
 def draw(spec: Spec, material: Material, formats: Sequence[str] = ("svg", "png", "pdf")) -> Drawing | None:
@@ -183,11 +188,24 @@ def _errors(estimates: Sequence[Estimate]) -> list[float]:
     return [estimate.half or 0.0 for estimate in estimates]
 
 
-def _by_label(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
-    groups: dict[str, list[Trial]] = {}
+def _by_title(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """One entry per method, or per method and setting where a grid varies more than the method."""
+    labels: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(trial.label, []).append(trial)
-    return groups
+        labels.setdefault(trial.label, []).append(trial)
+    return {
+        f"{members[0].title}, {words}" if words else members[0].title: members
+        for own in labels.values()
+        for words, members in apart(own).items()
+    }
+
+
+def _styles(groups: Mapping[str, Sequence[Trial]], material: Material) -> dict[str, Style]:
+    """A method keeps its style in every figure; settings of one method take turns."""
+    labels = [members[0].label for members in groups.values()]
+    if len(set(labels)) < len(labels):
+        return dict(zip(groups, _turns(len(groups)), strict=True))
+    return {title: styles_of(material)[members[0].label] for title, members in groups.items()}
 
 
 def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -215,25 +233,26 @@ def _class_bars(
     )
     if not classes:
         return None
-    groups, styles = _by_label(trials), styles_of(material)
+    groups = _by_title(trials)
+    styles = _styles(groups, material)
     figure.set_size_inches(max(7.2, 0.72 * len(classes)), 1.95 * len(part.attacks) + 0.55)
     panels = figure.subplots(len(part.attacks), 1, sharex=True, squeeze=False)[:, 0]
     width = 0.82 / len(groups)
     handles: dict[str, Any] = {}
     for axes, attack in zip(panels, part.attacks, strict=True):
-        for index, (label, members) in enumerate(groups.items()):
+        for index, (title, members) in enumerate(groups.items()):
             found = [_values(members, f"{part.weights}/{attack}/{name}") for name in classes]
             places = [place for place, values in enumerate(found) if values]
             if not places:
                 continue
             estimates = [_percent(found[place]) for place in places]
             means = [estimate.mean for estimate in estimates]
-            style = styles[label]
+            style = styles[title]
             x = [place + (index - (len(groups) - 1) / 2) * width for place in places]
             bars = axes.bar(
                 x, means, width * 0.94, facecolor=style.color, edgecolor=PAPER, hatch=style.hatch, linewidth=0
             )
-            handles.setdefault(members[0].title, bars)
+            handles.setdefault(title, bars)
             axes.errorbar(x, means, _errors(estimates), fmt="none", ecolor=INK, elinewidth=0.7, capsize=0)
             worst = means.index(min(means))
             top = min(means[worst] + _errors(estimates)[worst], 96)
@@ -280,18 +299,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _pareto(
     figure: Figure, spec: Spec, part: Pareto, trials: Sequence[Trial], material: Material
 ) -> str | None:
-    groups, styles = _by_label(trials), styles_of(material)
+    groups = _by_title(trials)
+    styles = _styles(groups, material)
     figure.set_size_inches(5.2, 3.7)
     axes: Axes = figure.subplots()
     everything: list[tuple[float, float]] = []
     handles: dict[str, Any] = {}
-    for label, members in groups.items():
+    for title, members in groups.items():
         pairs = [(trial.metric(part.x), trial.metric(part.y)) for trial in members]
         points = [(x * PERCENT, y * PERCENT) for x, y in pairs if x is not None and y is not None]
         if not points:
             continue
         everything += points
-        style = styles[label]
+        style = styles[title]
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axes.plot(
             xs, ys, style.marker, color=style.color, markersize=4.5, alpha=0.55, markeredgewidth=0, zorder=3
@@ -306,7 +326,7 @@ def _pareto(
             markeredgewidth=0.8,
             zorder=4,
         )
-        handles[members[0].title] = mean
+        handles[title] = mean
     if not everything:
         return None
     best = front(everything)
@@ -334,13 +354,14 @@ def _series(
     from matplotlib.ticker import MaxNLocator
 
     history = material.history(part.metric)
-    groups, styles = _by_label(trials), styles_of(material)
+    groups = _by_title(trials)
+    styles = _styles(groups, material)
     figure.set_size_inches(6.2, 3.4)
     axes: Axes = figure.subplots()
     handles: dict[str, Any] = {}
     starts: set[float] = set()
     top = 0.0
-    for label, members in groups.items():
+    for title, members in groups.items():
         epochs: dict[int, list[float]] = {}
         for trial in members:
             for epoch, value in history.get(trial.fingerprint, ()):
@@ -351,7 +372,7 @@ def _series(
         estimates = [_percent(epochs[epoch]) for epoch in x]
         means, halves = [e.mean for e in estimates], _errors(estimates)
         top = max(top, *means)
-        style = styles[label]
+        style = styles[title]
         (line,) = axes.plot(
             x,
             means,
@@ -364,7 +385,7 @@ def _series(
         low = [max(0.0, mean - half) for mean, half in zip(means, halves, strict=True)]
         high = [min(PERCENT, mean + half) for mean, half in zip(means, halves, strict=True)]
         axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
-        handles[members[0].title] = line
+        handles[title] = line
         for trial in members:
             written = trial.run.params.get("method.mining.start_epoch", "") if trial.run is not None else ""
             starts |= {float(written)} if written.isdigit() and int(written) > 0 else set()

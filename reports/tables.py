@@ -7,7 +7,7 @@ it waits for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -172,7 +172,7 @@ def lines_of(spec: Spec, trials: Sequence[Trial]) -> list[_Line]:
                     trial.label, _Line(Row(trial.label, trial.title, trial.label), trial.label)
                 )
                 line.trials.append(trial)
-        return list(lines.values())
+        return _apart(spec, lines.values())
     swept: dict[tuple[str, str], _Line] = {}
     for trial in trials:
         if spec.rows.only is not None and trial.label not in spec.rows.only:
@@ -195,7 +195,36 @@ def lines_of(spec: Spec, trials: Sequence[Trial]) -> list[_Line]:
         for line in ordered:
             title = f"{line.trials[0].title}, {line.row.title}"
             line.row = Row(f"{line.row.label} {line.row.key}", title, line.row.label)
-    return ordered
+    return _apart(spec, ordered)
+
+
+def _apart(spec: Spec, lines: Iterable[_Line]) -> list[_Line]:
+    """One line per setting that the trials of a line still differ in, so that a line differs in nothing but the seed."""
+    found: list[_Line] = []
+    for line in lines:
+        for words, trials in apart(line.trials, spec.rows.by).items():
+            row = Row(f"{line.row.key}, {words}", f"{line.row.title}, {words}", line.row.label)
+            found.append(_Line(row if words else line.row, line.value, trials))
+    for line in found:
+        seeds = [trial.seed for trial in line.trials]
+        if len(set(seeds)) < len(seeds):
+            names = ", ".join(sorted({name_of(trial) for trial in line.trials}))
+            raise RequestError(
+                f"{spec.place}: row '{line.row.title}' of table '{spec.name}' would average trials that differ in more than "
+                f"the seed ({names}); put them into grids of their own"
+            )
+    return found
+
+
+def apart(trials: Sequence[Trial], by: str = "method") -> dict[str, list[Trial]]:
+    """Trials of one row by the settings that their grids vary besides `by`: `lr=0.1` -> trials; "" where none differs."""
+    keys = sorted({key for trial in trials for key in trial.values} - {by, "method"})
+    varied = [key for key in keys if len({repr(trial.values.get(key)) for trial in trials}) > 1]
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        words = ", ".join(f"{key.rsplit('.', 1)[-1]}={show_value(trial.values.get(key))}" for key in varied)
+        found.setdefault(words, []).append(trial)
+    return found
 
 
 def show_value(value: Any) -> str:
@@ -291,7 +320,8 @@ def formula_of(column: Column) -> str:
         inner = f"{column.reduce} of {metric} over the epochs of each trial"
         if column.per:
             inner += f", divided by the {column.reduce} of {column.per}"
-    return f"mean over seeds of ({inner}); interval: mean ± t(n-1, {(1 + LEVEL) / 2:g}) s/√n at {LEVEL:.0%}"
+    several = f"mean ± t(n-1, {(1 + LEVEL) / 2:g}) s/√n"
+    return f"mean over seeds of ({inner}); interval at {LEVEL:.0%}: {several}, for one seed Wilson's over its images"
 
 
 def value_of(column: Column, trial: Trial, material: Material) -> float | None:

@@ -210,3 +210,23 @@ def test_the_tidy_frame_has_one_line_per_trial_and_metric_and_no_seconds(digits)
     assert not frame.metric.str.startswith("time/").any()
     line = frame[(frame.label == "at") & (frame.seed == 1) & (frame.metric == "best/pgd20/worst")]
     assert line.value.tolist() == [0.46]
+
+
+def test_what_a_grid_varies_besides_the_method_is_never_averaged_away(store, metrics):
+    """Two learning rates of one method are two rows, in tables and in figures; a setting only named is none."""
+    from reports.figures import _by_title
+
+    for seed in (0, 1):
+        for rate, right in ((0.1, 0.9), (0.01, 0.5)):
+            store.add("at", seed, metrics((right,) * 3, (right,) * 3), values={"optimizer.lr": rate})
+        store.add("ham", seed, metrics((0.7,) * 3, (0.7,) * 3), values={"method.mining.early_drop_step": 3})
+    table = main(store)
+    assert [row.title for row in table.rows] == ["at, lr=0.1", "at, lr=0.01", "ham"]
+    assert [line[0].mean for line in table.cells] == pytest.approx([90, 50, 70])
+    assert [line[0].n for line in table.cells] == [2, 2, 2]
+    groups = _by_title(store.material().of_grid("methods"))
+    assert {title: len(trials) for title, trials in groups.items()} == {
+        "at, lr=0.1": 2,
+        "at, lr=0.01": 2,
+        "ham": 2,
+    }
