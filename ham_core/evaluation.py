@@ -42,7 +42,8 @@ def attack_images(
 ) -> Seen:
     """Attack a whole split in fp32. The model is judged in eval mode and comes back as it was."""
     started = time.perf_counter()
-    noise = generator(seed, "start", device=images.images.device)
+    # One stream per restart, so that the first starts do not depend on how many there are.
+    noise = [generator(seed, "start", restart, images.images.device) for restart in range(attack.restarts)]
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     with under_attack(model, "eval"):
         for first in range(0, len(images), BATCH):
@@ -56,7 +57,7 @@ def attack_images(
 
 @torch.no_grad()
 def _attack_batch(
-    model: nn.Module, x: Tensor, y: Tensor, attack: EvaluationAttack, epsilon: float, noise: torch.Generator
+    model: nn.Module, x: Tensor, y: Tensor, attack: EvaluationAttack, epsilon: float, noise: list[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(prediction, clean prediction, p_y under attack, clean p_y), each (B,)."""
     logits = model(x)
@@ -65,9 +66,9 @@ def _attack_batch(
     if attack.kind == "clean":
         return prediction, clean, confidence, clean_confidence
     step = epsilon / 4 if attack.step is None else attack.step
-    for _ in range(attack.restarts):
+    for stream in noise:
         # Noise is drawn for every image, so that an image's start does not depend on which others still stand.
-        start = start_point(x, "uniform", epsilon, noise)
+        start = start_point(x, "uniform", epsilon, stream)
         rows = (prediction == y).nonzero().squeeze(1)
         if not len(rows):
             continue

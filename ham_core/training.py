@@ -2,7 +2,8 @@
 
     for result in Training(trial, dataset):  ...
 
-Per batch: attack (adversary.craft), then one step on the loss of the rows that mining left,
+Per batch: attack (adversary.craft), then one step on the loss of the n rows that mining left (a batch of which too few
+are left for a step is skipped and counted),
 
     L = (1/n) Σ_i w_i v_{y_i} ℓ(f(x_i), f(x'_i), y_i)        w from mining, v from calibration, 1 where there is none
 
@@ -31,8 +32,9 @@ from ham_core.averaging.base import Averaging
 from ham_core.calibration.base import Factors
 from ham_core.config import Trial, fingerprint
 from ham_core.data import load
-from ham_core.data.augment import augment
+from ham_core.data.augment import augment, to_float
 from ham_core.data.split import Dataset, Split
+from ham_core.errors import RequestError
 from ham_core.evaluation import attack_images
 from ham_core.metrics import class_keys, summarize
 from ham_core.protocol import EvaluationAttack
@@ -65,6 +67,12 @@ class Training:
         self.trial, self.dataset, self.device = trial, dataset, torch.device(device)
         self.epoch = 0
         self.model = build_model(trial, dataset, self.device)
+        self.fewest = fewest_rows(self.model, dataset.train)
+        if trial.batch_size < self.fewest:
+            raise RequestError(
+                f"batch_size: {trial.batch_size}, but BatchNorm of {trial.model.name} at this image size needs "
+                f"{self.fewest} images to have a variance; use {self.fewest} or more"
+            )
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=trial.optimizer.lr,
@@ -148,7 +156,7 @@ class Training:
                 self.model, x, y, trial, epoch=epoch, margin=margin, noise=noise, chance=chance, passes=passes
             )
             log.flags(batch.flags)
-            if not len(batch.y):
+            if len(batch.y) < self.fewest:
                 log.skipped += 1
                 continue
             loss, adv_logits = self._loss(batch.x, batch.adv, batch.y, batch.weights, factors, passes)
@@ -319,6 +327,17 @@ def build_model(trial: Trial, dataset: Dataset, device: torch.device) -> nn.Modu
     return model.to(device).to(memory_format=torch.channels_last)
 
 
+def fewest_rows(model: nn.Module, images: Split) -> int:
+    """The smallest batch a step can be taken on: 2 where a BatchNorm would see one value per channel, else 1."""
+    probe = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad():
+            probe(to_float(images.images[:1]))
+    except ValueError:  # torch: "Expected more than 1 value per channel when training"
+        return 2
+    return 1
+
+
 def average_of(model: nn.Module, part: Averaging) -> AveragedModel:
     """θ̄ with the part's rate. BatchNorm's statistics are averaged too; counters are copied."""
 
@@ -361,8 +380,6 @@ def load_data(trial: Trial, device: str | torch.device = "cpu") -> Dataset:
         test_limit=data.test_limit,
     )
     if dataset.facts.train_digest != data.train_digest:
-        from ham_core.errors import RequestError
-
         raise RequestError(
             f"{dataset.facts.source}: the training images have changed since this trial was planned; "
             "put the old ones back, or run `ham plan` again"

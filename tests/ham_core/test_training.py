@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ham_core.config import Trial
+from ham_core.errors import RequestError
 from ham_core.training import DivergedError, EpochResult, Training, train
 from tests.builders import dataset, same_weights, trial
 
@@ -315,3 +316,24 @@ def test_of_equally_good_epochs_the_first_is_kept(monkeypatch):
     kept = [sorted(result.kept) for result in train(one, dataset(one))]
     assert "best" in kept[0] and kept[1] == []
     assert kept[2] == ["last", "last_ema"]
+
+
+def test_a_single_example_that_batchnorm_cannot_train_on_is_skipped_and_counted():
+    """At 8x8 the last features of a ResNet-18 are 1x1, so a batch of one has no variance there; the last batch here is one."""
+    settings: dict[str, Any] = {
+        "model": {"name": "preact_resnet18", "width": 0.05},
+        "attack": {"steps": 0},
+        "data": {"train_limit": 50, "validation": 0.1},
+        "batch_size": 39,
+        "epochs": 1,
+    }
+    one = trial("at", **settings)
+    training = Training(one, dataset(one))
+    assert len(training.dataset.train) == 40
+    assert training.fewest == 2
+    assert Training(trial("at"), dataset(trial("at"))).fewest == 1
+    (result,) = list(training)
+    assert result.metrics["train/skipped"] == 1
+    alone = trial("at", **settings | {"batch_size": 1})
+    with pytest.raises(RequestError, match="batch_size: 1, but BatchNorm of preact_resnet18"):
+        Training(alone, dataset(alone))
