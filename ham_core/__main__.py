@@ -22,7 +22,7 @@ from typing import Any
 
 from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError
-from ham_core.folder import TrialFolder
+from ham_core.folder import TrialFolder, unwritable
 from ham_core.protocol import Evaluation, EvaluationAttack
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
+        return WRONG
+    except OSError as error:
+        print(f"{error.filename or 'ham_core'}: {error.strerror or error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -111,6 +114,11 @@ def _check(chosen: argparse.Namespace) -> None:
         problems.append(
             "--device: cuda is not available here; use --device cpu, or install a torch with CUDA"
         )
+    if chosen.command == "train" and (reason := unwritable(chosen.out)):
+        problems.append(
+            f"--out: {chosen.out} cannot be written ({reason}); name a folder in which you may write, "
+            "for example --out out"
+        )
     if problems:
         raise RequestError(problems)
 
@@ -152,6 +160,9 @@ def _training_work(chosen: argparse.Namespace) -> list[Work]:
         (t.data.name, t.data.folder, t.data.size if t.data.folder else None) for t, _ in trials.values()
     }:
         data.ensure(name, place, size)
+    problems = data.split_problems([trial.data for trial, _ in trials.values()])
+    if problems:
+        raise RequestError(problems)
     return [_work(trial, folders[identity], (), row, chosen) for identity, (trial, row) in trials.items()]
 
 
@@ -216,7 +227,7 @@ def _evaluations(attacks: str, weights: str) -> tuple[list[Evaluation], list[str
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _work(

@@ -57,7 +57,12 @@ def attack_images(
 
 @torch.no_grad()
 def _attack_batch(
-    model: nn.Module, x: Tensor, y: Tensor, attack: EvaluationAttack, epsilon: float, noise: list[torch.Generator]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: EvaluationAttack,
+    epsilon: float,
+    noise: list[torch.Generator],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(prediction, clean prediction, p_y under attack, clean p_y), each (B,)."""
     logits = model(x)

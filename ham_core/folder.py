@@ -19,6 +19,7 @@ import fcntl
 import io
 import json
 import os
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -113,6 +114,8 @@ class TrialFolder:
         if not path.exists():
             kept = ", ".join(self.weight_names()) or "none yet"
             raise RequestError(f"{path}: these weights were not kept; kept: {kept}")
+        if not _is_whole(path):  # torch itself would not notice a changed number
+            raise RequestError(unreadable(path))
         return load_tensors(path, device)
 
     def weight_names(self) -> list[str]:
@@ -135,11 +138,29 @@ class TrialFolder:
             path.unlink()
 
     def problems(self) -> list[str]:
-        """Files that a continuation would need and that cannot be read, one sentence each."""
+        """Files that a continuation would need and that cannot be read, or lack epochs, one sentence each."""
         needed = [*(self.path / "weights").glob("*.pt")]
         if not self.is_done():
             needed += [path for path in [self.path / "checkpoint.pt"] if path.exists()]
-        return [unreadable(path) for path in sorted(needed) if not _is_whole(path)]
+        broken = [unreadable(path) for path in sorted(needed) if not _is_whole(path)]
+        return broken + self.lost_epochs()
+
+    def lost_epochs(self) -> list[str]:
+        """A sentence where the training is marked complete and the journal does not hold all of its epochs."""
+        try:
+            finished = read_json(self.path / "done.json")
+        except RequestError as error:
+            return list(error.problems)
+        if finished is None:
+            return []
+        recorded, epochs = self.epochs_done(), finished.get("epochs") if isinstance(finished, dict) else None
+        if recorded == epochs:
+            return []
+        return [
+            f"{self.path / 'journal.jsonl'}: holds {recorded} of {epochs} epochs although the training is marked "
+            f"complete; delete the folder {self.path} to train this trial again, or copy the file from where it "
+            "was made"
+        ]
 
     # evaluations ---------------------------------------------------------------------------------------------------
 
@@ -195,16 +216,33 @@ class TrialFolder:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """`path` is either what it was or complete, whatever happens in between."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unwritable(path: str | Path) -> str:
+    """Why nothing can be written below this folder, which need not exist; "" where it can. Leaves nothing behind."""
+    place = Path(path).expanduser().absolute()
+    try:
+        # A trial, not the permission bits: those say nothing of /proc, a full disk or a read-only mount.
+        nearest = next(one for one in (place, *place.parents) if one.exists())
+        with tempfile.TemporaryDirectory(prefix=".write-", dir=nearest):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def write_json(path: Path, value: Any) -> None:

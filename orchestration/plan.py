@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ham_core.data.index import split_problems
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
 from ham_core.protocol import Evaluation, identity_of_evaluation
@@ -79,7 +80,10 @@ class Plan:
 
 
 def plan(sweep: Sweep, store: str | Path) -> Plan:
-    """Compare every trial of the sweep with its folder in the store, which need not exist. RequestError: damaged folders."""
+    """Compare every trial of the sweep with its folder in the store, which need not exist.
+
+    RequestError: damaged folders, and splits that leave a class without training images.
+    """
     steps: list[Step] = []
     problems: list[str] = []
     for planned in sweep.trials:
@@ -87,6 +91,7 @@ def plan(sweep: Sweep, store: str | Path) -> Plan:
             steps.append(examine(planned, store))
         except RequestError as error:
             problems += error.problems
+    problems += split_problems((step.planned.trial.data for step in steps if step.epochs_left), light=True)
     if problems:
         raise RequestError(problems)
     return Plan(sweep, tuple(steps))
@@ -98,6 +103,9 @@ def examine(planned: Planned, store: str | Path) -> Step:
     epochs, evaluations = planned.trial.epochs, planned.evaluations
     if not (folder.path / "trial.json").exists():
         return Step(planned, "missing", "no folder in the store", epochs, evaluations)
+    lost = folder.lost_epochs()
+    if lost:
+        raise RequestError(lost)
     absent = _absent_average(planned, folder)
     done = folder.epochs_done()
     if absent is not None and (done or folder.is_done()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ham_core.config import Trial
 from ham_core.errors import RequestError
+from ham_core.folder import unwritable
 from ham_core.protocol import EvaluationAttack
 from orchestration.plan import examine, plan
 from orchestration.status import remember
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from orchestration.tracking import Job, Status, Tracker
 
 GPU_SHARE = 0.25  # of a GPU per trial, unless asked otherwise: four small networks fill one
+REACH = 5.0  # seconds to wait for the machine of --address
 PAUSE = 30.0  # seconds after which a tracking server that did not answer is tried again
 
 
@@ -97,10 +100,24 @@ def is_complete(job: Job, store: Store) -> bool:
 def check(jobs: Sequence[Job], store: Store, resources: Resources) -> None:
     """Everything that can be known to be wrong before a trial starts, all at once."""
     problems = _impossible(resources)
+    reason = unwritable(store.path)
+    if reason:
+        problems.append(
+            f"--store: {store.path} cannot be written ({reason}); name a folder in which you may write, "
+            "for example --store outputs"
+        )
+    if jobs and resources.address is not None:
+        problems += _unreachable(resources.address)
     for planned in jobs:
         problems += store.folder(planned.fingerprint).problems()
     for name, folder, size in sorted({_place(planned.trial) for planned in jobs}, key=str):
         problems += _absent(name, folder, size)
+    if not problems:
+        from ham_core import data
+
+        problems += data.split_problems(
+            job.trial.data for job in jobs if not store.folder(job.fingerprint).is_done()
+        )
     if problems:
         raise RequestError(problems)
 
@@ -126,6 +143,24 @@ def _impossible(resources: Resources) -> list[str]:
                 "give less, or leave it out to train on the CPU"
             )
     return problems
+
+
+def _unreachable(address: str) -> list[str]:
+    """Ray itself would try for minutes. `auto` and the addresses with a scheme are found in other ways."""
+    if address in ("auto", "local") or "://" in address:
+        return []
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        return [f"--address: '{address}' is no HOST:PORT; write for example --address 10.0.0.1:6379"]
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        return [
+            f"--address: no Ray answers at {address} ({why}); start one there with `ray start --head`, "
+            "or leave --address out to use this machine"
+        ]
+    return []
 
 
 def processors() -> int:

@@ -79,7 +79,11 @@ def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(folder: TrialFolder, planned: dict[str, Any]) -> str:
-    if folder.is_done() and all(folder.has_evaluation(one) for one in planned["evaluations"]):
+    if (
+        folder.is_done()
+        and not folder.lost_epochs()
+        and all(folder.has_evaluation(one) for one in planned["evaluations"])
+    ):
         return "done"
     if is_running(folder):
         return "running"

@@ -25,8 +25,9 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().resolve()
-        if self.path.exists() and not self.path.is_dir():
-            raise RequestError(f"--store: {path} is a file; name a folder, for example --store outputs")
+        nearest = next(one for one in (self.path, *self.path.parents) if one.exists())
+        if not nearest.is_dir():
+            raise RequestError(f"--store: {nearest} is a file; name a folder, for example --store outputs")
 
     def folder(self, identity: str) -> TrialFolder:
         """The folder of a trial by its full fingerprint; it need not exist."""
@@ -113,6 +114,10 @@ class Store:
 
         state = self.find(identity).weights(weights)
         path = Path(target)
+        if path.is_dir():
+            raise RequestError(
+                f"--out: {path} is a folder; name a file, for example --out {path / 'model.pt'}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {key: value.contiguous().clone() for key, value in state.items()}
         write_atomically(path, lambda file: torch.save(plain, file))
@@ -152,11 +157,6 @@ def damage(folder: TrialFolder) -> list[str]:
         broken.append(
             f"{folder.path}: trial.json describes the trial {fingerprint(recorded)[:10]}..., not the one the folder is named "
             "after; it was changed, or made by another version"
-        )
-    if folder.is_done() and folder.epochs_done() != recorded.epochs:
-        broken.append(
-            f"{folder.path}/journal.jsonl: holds {folder.epochs_done()} of {recorded.epochs} epochs although the training is "
-            "marked complete; copy the folder again from where it was made"
         )
     return broken
 

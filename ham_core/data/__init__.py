@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ham_core.data.index import describe, facts, find, names, relabelled
+from ham_core.data.index import describe, facts, find, names, relabelled, split_problems
 from ham_core.data.places import cache_folder
 from ham_core.data.source import Facts, Progress, Source, Tensors
 
@@ -28,6 +28,7 @@ __all__ = [
     "find",
     "load",
     "names",
+    "split_problems",
 ]
 
 

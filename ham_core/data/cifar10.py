@@ -50,6 +50,7 @@ class Cifar10:
             images=(50_000, 10_000),
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2471, 0.2435, 0.2616),
+            train_counts=(5_000,) * len(CLASSES),
         )
 
     @property

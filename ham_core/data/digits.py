@@ -14,6 +14,7 @@ from ham_core.errors import RequestError
 
 TRAIN_DIGEST = "e903ca980a4f58cd106126b03cbf67a47f5f4f9fd92512d6487af937a95862cb"
 TEST_DIGEST = "ac70f8bb0c7d0c08e2345b46e4156d7d5e4d8298a5851cbb03c75f17851a6428"
+TRAIN_COUNTS = (134, 137, 133, 138, 136, 137, 136, 135, 131, 135)
 
 
 class Digits:
@@ -32,6 +33,7 @@ class Digits:
             validation=0.1,
             source="scikit-learn, sklearn.datasets.load_digits",
             images=(1352, 445),
+            train_counts=TRAIN_COUNTS,
         )
 
     def present(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Folder:
         test = _sha256(
             f"folder of class folders, RGB, {self.size}x{self.size}", content["test"], *self.tree.classes
         )
+        counts = Counter(c for c, _ in self.tree.pictures["train"])
         name = self.tree.root.name or "pictures"
         return Facts(
             name="folder",
@@ -46,6 +48,7 @@ class Folder:
             validation=0.02,
             source=str(self.tree.root),
             images=(len(self.tree.pictures["train"]), len(self.tree.pictures["test"])),
+            train_counts=tuple(counts[c] for c in range(len(self.tree.classes))),
         )
 
     def facts(self) -> Facts:

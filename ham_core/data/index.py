@@ -7,22 +7,27 @@ Adding a data set is one new file and one line in INDEX. Other people's packages
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ham_core.data.places import cache_folder
 from ham_core.data.source import Facts, Source
 from ham_core.errors import RequestError, known
+
+if TYPE_CHECKING:
+    from ham_core.config import Data
 
 INDEX = {
     "cifar10": "ham_core.data.cifar10:Cifar10",
     "digits": "ham_core.data.digits:Digits",
 }
 
-__all__ = ["Facts", "describe", "facts", "find", "names"]
+__all__ = ["Facts", "describe", "facts", "find", "held_out_count", "names", "split_problems"]
 
 
 @cache
@@ -121,6 +126,44 @@ def relabelled(found: Facts, label: str | None, name: str | None) -> Facts:
             f"choose another, for example '{label} (copy)'"
         )
     return replace(found, label=label)
+
+
+def held_out_count(fraction: float, images: int) -> int:
+    """ceil(fraction * images): how many images of a class are held out."""
+    return math.ceil(round(fraction * images, 9))  # 0.07 * 100 is 7.000000000000001 as a float
+
+
+def split_problems(wanted: Iterable[Data], *, light: bool = False) -> list[str]:
+    """A sentence for each of these settings that would leave a class without training images.
+
+    `light`: only where the number of images per class is known without reading labels.
+    """
+    distinct = {
+        (one.name, one.folder, one.size if one.folder else None, one.train_limit, one.validation)
+        for one in wanted
+    }
+    problems = []
+    for name, folder, size, limit, fraction in sorted(distinct, key=str):
+        told = facts(name, folder, size)
+        counts = told.train_counts
+        if counts is None and not light:
+            counts = tuple(find(name, folder, size).load().train_labels.bincount().tolist())
+        if counts is None or fraction == 0:
+            continue
+        most = max(counts) if limit is None else math.ceil(limit / len(told.classes))
+        for title, present in zip(
+            told.classes, counts, strict=False
+        ):  # the loading says what labels are wrong
+            kept = min(present, most)
+            if held_out_count(fraction, kept) >= kept:
+                cause = "" if limit is None or kept == present else f" that data.train_limit: {limit} keeps"
+                remedy = "a larger data.train_limit" if cause else "more images"
+                problems.append(
+                    f"data.validation: {fraction:g} of {told.source} holds out all {kept} training images of class "
+                    f"'{title}'{cause}; choose a smaller fraction or {remedy}"
+                )
+                break
+    return problems
 
 
 def describe() -> list[dict[str, Any]]:

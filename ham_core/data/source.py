@@ -32,6 +32,7 @@ class Facts:
     images: tuple[int, int]  # number of training and of test images
     mean: tuple[float, ...] | None = None  # published channel statistics, pixels in [0,1];
     std: tuple[float, ...] | None = None  # None: computed from the training images
+    train_counts: tuple[int, ...] | None = None  # training images of each class; None: in the labels only
 
 
 class Tensors(NamedTuple):

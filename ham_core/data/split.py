@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ham_core.data.index import held_out_count
 from ham_core.data.source import Facts, Tensors
 from ham_core.errors import RequestError
 
@@ -65,7 +66,7 @@ def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
     generator = np.random.default_rng(seed)
     for c in labels.unique():
         members = (labels == c).nonzero().flatten()
-        count = math.ceil(round(fraction * len(members), 9))  # 0.07 * 100 is 7.000000000000001 as a float
+        count = held_out_count(fraction, len(members))
         if count >= len(members):
             raise RequestError(
                 f"data.validation: {fraction} holds out all {len(members)} training images of class {int(c)}; "

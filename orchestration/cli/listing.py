@@ -138,7 +138,7 @@ def data(
         raise RequestError(f"ham data {way}: which one? {known('', room.names())}; or a folder by its path")
     chosen = {"folder": which} if Path(which).is_dir() and which not in room.names() else data_settings(which)
     source = room.find(chosen.get("name"), chosen.get("folder"))
-    if way == "fetch":
+    if way == "fetch" or chosen.get("folder"):  # a folder is checked by decoding all its pictures
         source.ensure(progress_lines())
     _print_facts(source.facts(), source.present(), as_json)
 

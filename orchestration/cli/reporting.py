@@ -16,6 +16,7 @@ from urllib.parse import quote
 import typer
 
 from ham_core.errors import RequestError, known
+from ham_core.folder import unwritable
 from orchestration.cli.shared import (
     DEFAULT_STORE,
     DONE,
@@ -71,6 +72,11 @@ def report(
         raise RequestError(wrong or f"--format: no format given; {known('', FORMATS)}")
     place = open_store(store, must_exist=uri is None)
     target = out or place.path / "report"
+    reason = unwritable(target)
+    if reason:
+        raise RequestError(
+            f"--out: {target} cannot be written ({reason}); name a folder in which you may write, for example --out tables"
+        )
     built = reports.build(
         uri=tracking_uri(uri, place),
         out=target,

@@ -53,6 +53,7 @@ SweepFlag = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="A recorded sweep. [default: the newest]")
 ]
 
+TRACKING = ("mlflow", "sqlalchemy", "sqlite3", "alembic")  # packages whose errors are about the record
 DEFAULT_STORE = Path("outputs")
 
 
@@ -84,6 +85,27 @@ def _run(action: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # `ham plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f"{error.filename}: {reason}; check the path, its permissions and the free space"
+        complain([where if error.filename else reason])
+        return WRONG
+    except Exception as error:
+        if not _is_of_the_record(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        complain(
+            [
+                f"MLflow's record cannot be used ({reason[:200]}); check --tracking-uri and --store; a damaged mlflow.db "
+                "can be moved away, `ham sweep` writes it again from the trials"
+            ]
+        )
+        return WRONG
+
+
+def _is_of_the_record(error: Exception) -> bool:
+    """Whether MLflow or its database raised this; by name, since most commands import neither."""
+    return any(kind.__module__.partition(".")[0] in TRACKING for kind in type(error).__mro__)
 
 
 def next_command(name: str, store: Path, uri: str | None) -> str:

@@ -124,7 +124,7 @@ def evaluations(attacks: str, weights: str) -> list[Evaluation]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def evaluate(
@@ -173,6 +173,11 @@ def _jobs(
 
     if (sweep is None) == (not prefixes):
         raise RequestError("ham evaluate: give trials by the beginning of their fingerprint, or --sweep FILE")
+    if sweep is None and (profile is not None or sets):
+        given = "--profile" if profile is not None else "--set"
+        raise RequestError(
+            f"ham evaluate: {given} changes the trials of a sweep; give it with --sweep FILE, or leave it out"
+        )
     if sweep is not None:
         from orchestration.sweep import load_sweep
 

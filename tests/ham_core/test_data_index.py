@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ham_core.config import Data
 from ham_core.data import Facts, Tensors, describe, facts, index, load, names
 from ham_core.errors import RequestError
 
@@ -125,3 +126,22 @@ def test_missing_scikit_learn_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("ham_core.data.digits.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="scikit-learn, which is not installed"):
         load("digits", validation=0.1, split_seed=0)
+
+
+def test_counts_of_the_shipped_digits_are_those_of_the_labels():
+    source = index.find("digits")
+    assert source.facts().train_counts == tuple(source.load().train_labels.bincount().tolist())
+
+
+def test_a_class_with_one_picture_is_named_before_it_is_all_held_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HAM_DATA", str(tmp_path / "cache"))
+    for part in ("train", "test"):
+        for name, count in (("cat", 4), ("dog", 1)):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / "photos" / part / name / f"{i}.png").write_bytes(b"not opened")
+    folder = str(tmp_path / "photos")
+    held = Data(label="photos", folder=folder, size=8, train_digest="", test_digest="", validation=0.1)
+    (sentence,) = index.split_problems([held, held], light=True)
+    assert "holds out all 1 training images of class 'dog'" in sentence
+    assert index.split_problems([held.model_copy(update={"validation": 0.0})]) == []

@@ -14,7 +14,7 @@ import torch
 
 from ham_core.config import fingerprint
 from ham_core.errors import RequestError
-from ham_core.folder import TrialFolder, write_atomically
+from ham_core.folder import TrialFolder, unwritable, write_atomically
 from tests.builders import trial
 
 
@@ -129,3 +129,41 @@ def test_only_one_process_writes_and_a_killed_holder_frees_the_lock(folder):
     holder.join()
     with folder.lock(5):
         pass
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "taken", lambda file: file.write(b"x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_weights_with_a_changed_byte_are_refused(folder):
+    folder.save_weights("best", {"w": torch.arange(1000.0)})
+    path = folder.path / "weights" / "best.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="cannot be read as a checkpoint"):
+        folder.weights("best")
+
+
+@pytest.mark.parametrize("content", [None, b"garbage\n"])
+def test_a_finished_trial_whose_journal_is_lost_says_so(folder, content):
+    for epoch in (0, 1):
+        folder.append(record(epoch))
+    folder.finish({"epochs": 2})
+    assert folder.problems() == []
+    journal = folder.path / "journal.jsonl"
+    journal.unlink()
+    if content is not None:
+        journal.write_bytes(content)
+    (sentence,) = folder.problems()
+    assert f"{journal}: holds 0 of 2 epochs although the training is marked complete" in sentence
+
+
+def test_a_place_is_tried_before_it_is_written(tmp_path):
+    (tmp_path / "file").touch()
+    assert unwritable(tmp_path / "new" / "store") == ""
+    assert unwritable(tmp_path / "file") == unwritable(tmp_path / "file" / "store") == "Not a directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

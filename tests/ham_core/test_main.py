@@ -190,3 +190,14 @@ def out_with_a_trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("main")
     assert main(["train", write(folder), "--out", str(folder / "out"), "--device", "cpu"]) == 0
     return folder / "out"
+
+
+def test_wrong_places_and_splits_end_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", write(tmp_path), "--out", "/proc/x"]) == 2
+    assert capsys.readouterr().err.startswith("--out: /proc/x cannot be written")
+    out = tmp_path / "out"
+    assert main(["train", write(tmp_path), "--out", str(out), "--set", "data.train_limit=5"]) == 2
+    assert "data.train_limit: 5" in capsys.readouterr().err
+    assert not out.exists()

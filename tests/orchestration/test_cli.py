@@ -295,3 +295,54 @@ def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch, t
 def test_telemetry_is_off_before_any_library_is_imported() -> None:
     assert orchestration.cli.QUIET["RAY_USAGE_STATS_ENABLED"] == "0"
     assert orchestration.cli.QUIET["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+# places and records that cannot be used ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("sweep", "digits"), ("train", "--method", "at", *SETS)])
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x"])
+def test_a_store_that_cannot_be_written_is_refused(command: tuple[str, ...], place: str) -> None:
+    code, _, err = ham(*command, "--store", place)
+    assert code == 2
+    assert err.startswith("--store: ")
+
+
+def test_outputs_that_cannot_be_written_are_refused(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in ("/proc/x", str(tmp_path / "file")):
+        code, _, err = ham("report", "--store", str(store), "--out", out)
+        assert (code, err.startswith(f"--out: {out} cannot be written")) == (2, True)
+    code, _, err = ham("export", only(store), "--store", str(store), "--out", "/proc/x/model.pt")
+    assert (code, "Traceback" in err) == (2, False)
+
+
+@pytest.mark.parametrize("command", [("report",), ("explain", "ham-main", "AT", "clean")])
+def test_a_damaged_record_is_one_sentence(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database " * 1000)
+    code, _, err = ham(*command, "--store", str(tmp_path))
+    assert code == 2
+    assert err.splitlines()[-1].startswith("MLflow's record cannot be used")
+
+
+@pytest.mark.parametrize("flag", [("--set", "epochs=2"), ("--profile", "smoke")])
+def test_settings_of_a_sweep_are_refused_for_single_trials(store: Path, flag: tuple[str, str]) -> None:
+    code, _, err = ham("evaluate", only(store), *flag, "--store", str(store))
+    assert (code, flag[0] in err) == (2, True)
+
+
+def test_an_attack_given_twice_counts_once() -> None:
+    from orchestration.cli.trials import evaluations
+
+    assert [one.name for one in evaluations("pgd2,pgd2", "best")] == ["best/pgd2"]
+
+
+def test_checking_a_folder_opens_every_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAM_DATA", str(tmp_path / "cache"))
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            (tmp_path / "photos" / part / name / "x.png").write_text("no picture")
+    code, _, err = ham("data", "check", str(tmp_path / "photos"))
+    assert code == 2
+    assert err.count("cannot decode the picture") == 4

@@ -168,3 +168,20 @@ def test_the_plan_prints_origins_on_request(sweep: Sweep, tmp_path: Path) -> Non
     assert origins["epsilon"] == f"{tmp_path / 'x.yaml'}:2"
     assert origins["optimizer.lr"] == "preset at"
     assert origins["optimizer.nesterov"] == "default"
+
+
+def test_a_finished_trial_without_its_journal_is_never_done(sweep: Sweep, tmp_path: Path) -> None:
+    folder = train(sweep.trials[0], tmp_path, 2)
+    evaluate(sweep.trials[0], tmp_path, "best/clean", "best/pgd20")
+    assert only(plan(sweep, tmp_path)).status == "done"
+    (folder.path / "journal.jsonl").unlink()
+    with pytest.raises(RequestError, match=r"journal\.jsonl: holds 0 of 2 epochs"):
+        plan(sweep, tmp_path)
+
+
+def test_a_class_that_would_have_no_training_image_is_named(tmp_path: Path) -> None:
+    found = written(tmp_path, SWEEP.replace("data: digits", "data: {name: digits, train_limit: 5}"))
+    with pytest.raises(
+        RequestError, match=r"holds out all 1 training images of class '0' that data\.train_limit: 5"
+    ):
+        plan(found, tmp_path / "store")

@@ -174,3 +174,12 @@ def test_an_unreadable_checkpoint_is_named_before_anything_starts(
         run(sweep, tmp_path / "store", console)
     assert caught.value.problems[0].startswith(f"{folder.path / 'checkpoint.pt'}: cannot be read")
     assert not (tmp_path / "store" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", "host:port"])
+def test_an_address_without_ray_is_refused_before_anything_is_written(
+    address: str, write_sweep: Callable[..., Path], tmp_path: Path, console: Console
+) -> None:
+    with pytest.raises(RequestError, match="--address"):
+        run(load_sweep(write_sweep()), tmp_path / "store", console, address=address)
+    assert not (tmp_path / "store").exists()

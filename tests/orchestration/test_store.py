@@ -118,3 +118,14 @@ def test_weights_that_were_not_kept_are_named(left_behind: Path, tmp_path: Path)
 def test_an_unknown_fingerprint_is_a_sentence(left_behind: Path) -> None:
     with pytest.raises(RequestError, match="no trial's fingerprint begins with 'zz'"):
         Store(left_behind).find("zz")
+
+
+def test_a_place_below_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="is a file"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_weights_are_not_exported_over_a_folder(left_behind: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is a folder; name a file"):
+        Store(left_behind).export_weights(fingerprint(ONE), "best", tmp_path)
