@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -22,18 +23,27 @@ from ham_core.data.source import Facts
 from ham_core.mining.base import Mining
 from ham_core.objectives.base import Objective
 from ham_core.parts import Frozen, part_of
+from ham_core.sentences import shown
 
+MOST_EPOCHS = 100_000
+LONGEST_NUMBER = 60  # letters of a radius; more digits than that are a mistake
 NUMERICS_VERSION = 1  # bump by hand when the same settings would train other weights
 
 
 def pixels(value: Any) -> Any:
     """`8/255` or a number -> float."""
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"'{value}' is no number; write for example 8/255 or 0.031") from None
-    return value
+    if not isinstance(value, str):
+        return value
+    text = value.replace(" ", "")
+    try:
+        if len(text) > LONGEST_NUMBER:
+            raise ValueError
+        number = float(Fraction(text) if "/" in text else text)
+        if not math.isfinite(number):
+            raise ValueError
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"{shown(value)} is no number; write for example 8/255 or 0.031") from None
+    return number
 
 
 Pixels = Annotated[float, BeforeValidator(pixels)]
@@ -169,7 +179,7 @@ class Trial(Frozen):
     model: Model = Model()
     epsilon: Pixels = Field(8 / 255, ge=0, le=1)
     attack: Attack
-    epochs: int = Field(200, ge=1, le=100_000)
+    epochs: int = Field(200, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(128, ge=1)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -214,15 +224,17 @@ def _with_dependent_defaults(settings: dict[str, Any]) -> dict[str, Any]:
                 filled.get("method", {}).get("objective") if isinstance(filled.get("method"), dict) else None
             )
             attack["start"] = _start_of(objective)
+        step = attack.get("step", "epsilon/4")
         relative = re.fullmatch(
-            r"\s*epsilon\s*(?:/\s*(\d+(?:\.\d+)?))?\s*", str(attack.get("step", "epsilon/4"))
+            r"\s*epsilon\s*(?:/\s*(\d+(?:\.\d+)?))?\s*", step if isinstance(step, str) else ""
         )
-        if relative:
+        divisor = float(relative[1] or 1) if relative else 0.0
+        if divisor:  # else the text stays, and the step's own validation refuses it
             try:
                 epsilon = float(pixels(filled.get("epsilon", Trial.model_fields["epsilon"].default)))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 epsilon = 0.0  # epsilon's own validation says what is wrong with it
-            attack["step"] = epsilon / float(relative[1] or 1) if float(relative[1] or 1) else -1.0
+            attack["step"] = epsilon / divisor
         filled["attack"] = attack
     return filled
 

@@ -12,7 +12,15 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from ham_core.errors import known
@@ -25,6 +33,23 @@ class Frozen(BaseModel):
     """Every configuration object: immutable, unknown keys refused, defaults validated like values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no 1, neither alone nor in a list."""
+        entries = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(entry, bool) for entry in entries):
+            kinds = _plain_types(cls.model_fields[str(info.field_name)].annotation)
+            if bool not in kinds and kinds & {int, float}:
+                raise PydanticCustomError("boolean", "a boolean is no number")
+        return value
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """The types that an annotation is built of: `tuple[int, ...] | None` -> int and None."""
+    inner = get_args(annotation)
+    return set().union(*map(_plain_types, inner)) if inner else {annotation}
 
 
 class Part(Frozen):

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from ham_core.config import Schedule, Trial, data_settings, flatten, with_facts
+from ham_core.config import MOST_EPOCHS, Schedule, Trial, data_settings, flatten, with_facts
 from ham_core.data.index import facts
 from ham_core.data.index import names as data_names
 from ham_core.data.source import Facts
@@ -45,6 +45,7 @@ PART_KINDS: dict[str, Kind] = {
 PARTS = tuple(("method", kind) for kind in PART_KINDS)
 SINGLE_PARTS = PARTS[:3]
 WHICH_DATA = ("name", "folder", "label", "size", "train_digest", "test_digest")
+DIGESTS = ("train_digest", "test_digest")
 
 # What takes the place of a required setting that is wrong, so that the others can still be looked at.
 STAND_INS: dict[Path, Any] = {
@@ -111,7 +112,8 @@ def _walk(value: Any, path: Words, written: Key) -> Iterator[tuple[Words, Any, K
         yield path, value, written
         return
     for key, below in value.items():
-        yield from _walk(below, (*path, *str(key).split(".")), (*written, key))
+        word = "null" if key is None else str(key)
+        yield from _walk(below, (*path, *word.split(".")), (*written, key))
 
 
 def _written_out(value: str, path: Words) -> Any:
@@ -173,10 +175,10 @@ def _put(merged: dict[Words, Leaf], path: Words, leaf: Leaf) -> None:
         above = merged.pop(path[:length], None)
         if above is not None and path[:length] == WEIGHT and isinstance(above.value, str):
             merged[(*WEIGHT, "measure")] = above  # `weight: softmax_l1` below `weight.parameter: 2`
-    if leaf.value != {}:
-        _drop_below(merged, path)
-    if leaf.value != {} or not any(key[: len(path)] == path for key in merged):
-        merged[path] = leaf
+    if leaf.value == {} and any(len(key) > len(path) and key[: len(path)] == path for key in merged):
+        return  # a group without settings changes nothing; in place of a single setting it is refused later
+    _drop_below(merged, path)
+    merged[path] = leaf
 
 
 def _drop_below(merged: dict[Words, Leaf], path: Words) -> None:
@@ -190,9 +192,9 @@ def _epochs(merged: Mapping[Words, Leaf]) -> int:
     leaf = merged.get(("epochs",))
     try:
         epochs = DEFAULT_EPOCHS if leaf is None else int(leaf.value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return DEFAULT_EPOCHS
-    return epochs if epochs > 0 else DEFAULT_EPOCHS
+    return epochs if 0 < epochs <= MOST_EPOCHS else DEFAULT_EPOCHS  # validation says what is wrong with it
 
 
 # scaling -----------------------------------------------------------------------------------------------------------
@@ -237,7 +239,9 @@ def _add_scaled_defaults(merged: dict[Words, Leaf], now: int) -> None:
     """Write out the defaults that hold epochs, which are meant for the default number of epochs."""
     if now == DEFAULT_EPOCHS:
         return
-    if MILESTONES not in merged and MILESTONES[:1] not in merged:
+    above = merged.get(MILESTONES[:1])
+    if MILESTONES not in merged and (above is None or above.value == {}):
+        merged.pop(MILESTONES[:1], None)
         merged[MILESTONES] = Leaf(list(DEFAULT_MILESTONES), "default", "")
     for word, kind in PART_KINDS.items():
         name = merged.get(("method", word, "name"))
@@ -377,19 +381,33 @@ def _preset_parts(name: str) -> dict[str, Any]:
 def resolve(layers: Sequence[Layer], look: DataFacts | None = None) -> Resolved:
     """The trial of a stack of layers, lowest first. RequestError with every problem that was found."""
     problems = [problem for layer in layers for problem in layer.expanded[1]]
-    stack = [layer.expanded[0] for layer in layers]
+    stack = [dict(layer.expanded[0]) for layer in layers]
+    wrong_method = _take_out_wrong_methods(stack)
     preset, wrong_preset = _preset_of(stack)
-    problems += wrong_preset
+    wrong_method += wrong_preset
+    problems += wrong_method
     bottom = preset_layer(preset.name).expanded[0] if preset else {}
     merged, epochs = _merge([bottom, *stack])
     _forget_start_of_another_objective(merged, bottom)
     _scale(merged, epochs)
     files = [layer for layer in layers if not layer.origin]  # not a protocol or a command line
     home = (files or layers)[0].place(())
-    trial, found = _validate(merged, look or DataFacts(), home, bool(wrong_preset))
+    trial, found = _validate(merged, look or DataFacts(), home, bool(wrong_method))
     if problems or found or trial is None:
         raise RequestError(list(dict.fromkeys([*problems, *found])))
     return Resolved(trial, preset, merged)
+
+
+def _take_out_wrong_methods(stack: Sequence[dict[Words, Leaf]]) -> list[str]:
+    """A `method` that is neither a name nor a mapping would hide what the layers below say: out, with a sentence."""
+    found = [
+        layer.pop(PRESET[:1]) for layer in stack if PRESET[:1] in layer and layer[PRESET[:1]].value != {}
+    ]
+    return [
+        f"{leaf.place}: method is {shown(leaf.value)}; allowed: a name, for example method: at, or a mapping; "
+        f"{known(leaf.value, preset_names())}"
+        for leaf in found
+    ]
 
 
 def _preset_of(stack: Sequence[dict[Words, Leaf]]) -> tuple[Preset | None, list[str]]:
@@ -466,17 +484,25 @@ def _with_data(
 ) -> tuple[dict[str, Any], list[str]]:
     """Settings with the facts of their data set. Where there are none: with stand-ins, and the reason."""
     data = data_settings(settings.get("data"))
+    by_hand: list[str] = []
+    if isinstance(data, dict) and len(given := [key for key in DIGESTS if key in data]) == 1:
+        key = given[0]
+        data = {word: value for word, value in data.items() if word != key}
+        by_hand = [
+            f"{_place(merged, ('data', key), '', home)}: data.{key} is {shown(settings['data'][key])}, but digests are not "
+            "given by hand: they follow from the data set; remove it"
+        ]
     settings = settings | {"data": data}
     if isinstance(data, dict) and "train_digest" in data:
         return settings, []
-    where, problems = _place(merged, ("data",), "", home), []
+    where = _place(merged, ("data",), "", home)
     if not isinstance(data, dict) or not (data.get("name") or data.get("folder")):
         written = "" if not data or isinstance(data, dict) else f" is {shown(data)}, which"
         text = f"data{written} names no images; write for example data: digits, or a folder"
         problems = [f"{where}: {text}; known: {', '.join(data_names())}"]
     else:
         try:
-            return with_facts(settings, look(data)), []
+            return with_facts(settings, look(data)), by_hand
         except RequestError as error:
             problems = [f"{where}: {problem}" for problem in error.problems]
         except (TypeError, ValueError):
@@ -488,7 +514,7 @@ def _with_data(
     return settings | {
         "data": stand_in | (data if isinstance(data, dict) else {}),
         "augment": augment,
-    }, problems
+    }, [*by_hand, *problems]
 
 
 def _take_out(settings: dict[str, Any], problems: Iterable[Problem]) -> bool:

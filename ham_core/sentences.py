@@ -38,7 +38,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], settings: Any) -
     """One problem per wrong setting. `settings` is what `model` was asked to validate."""
     found: dict[Path, Problem] = {}
     for entry in error.errors(include_url=False):
-        path = _without_tags(entry["loc"])
+        location = entry["loc"]
+        if entry["type"] == "extra_forbidden":  # its last word is a key as someone wrote it
+            path = (*_without_tags(location[:-1]), location[-1])
+        else:
+            path = _without_tags(location)
         found.setdefault(path, Problem(path, _text(entry, path, model, settings)))
     return list(found.values())
 
@@ -54,7 +58,10 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         text = f"'{value}'"
     else:
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        try:
+            text = json.dumps(value, default=str, ensure_ascii=False)
+        except (TypeError, ValueError):  # keys that are no text; numbers of thousands of digits
+            text = "a value that cannot be shown"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -168,16 +175,15 @@ def _range(metadata: list[Any]) -> str:
 
 def _owner(path: Path, model: type[BaseModel], settings: Any) -> tuple[type[BaseModel], Any]:
     """The class whose field the last word of `path` is (or is not), and the settings it was built from."""
-    words = [part for part in path if isinstance(part, str)]
+    last = max((index for index, part in enumerate(path) if isinstance(part, str)), default=-1)
     owner, node, base = model, settings, model
-    for part in path:
+    for index, part in enumerate(path):
         if isinstance(part, int):
             node = node[part] if isinstance(node, list | tuple) and part < len(node) else None
             owner = _part_class(base, node) if issubclass(base, Part) else owner
             continue
-        if not words or part == words[-1]:
+        if index >= last:
             break
-        words.pop(0)
         declared = owner.model_fields.get(part)
         node = node.get(part) if isinstance(node, Mapping) else None
         below = None if declared is None else _model_in(declared.annotation)

@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ham_core.config import Trial, fingerprint, flatten
+from ham_core.data.source import Facts
 from ham_core.errors import RequestError, known
 from ham_core.protocol import PROTOCOLS, Evaluation, EvaluationAttack, Protocol, split_weights
 from ham_core.resolve import DataFacts, Layer, Leaf, Resolved, Words, parse_set, resolve, set_layer
@@ -110,6 +111,11 @@ def find_sweep(path_or_name: str | Path) -> Document:
     if path.is_file():
         return load(path)
     bundled = bundled_sweeps()
+    if str(path.parent) not in (".", "sweeps"):
+        choice = known(path.stem, {Path(found).stem for found in bundled})
+        raise RequestError(
+            f"{path_or_name}: no such file; give the path of a YAML file, or a sweep's name; {choice}"
+        )
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
     if name not in bundled:
         here = sorted(str(found) for found in Path("sweeps").glob("*.yaml"))
@@ -156,6 +162,7 @@ class _Loader:
         self.profile_layers: list[Layer] = []
         self._read_profile()
         self.set_layer = self._read_sets(sets)
+        self._refuse_titles_that_are_no_text()
 
     def sweep(self) -> Sweep:
         protocol = self._protocol()
@@ -165,6 +172,7 @@ class _Loader:
         weights = self._weights(protocol)
         planned = self._expand(grids, seeds, protocol)
         trials = self._with_evaluations(_merged(planned, self.problems), attacks, weights)
+        self._check_other_profiles()
         if self.problems:
             raise RequestError(list(dict.fromkeys(self.problems)))
         title, description = (str(self.file.get(key) or "") for key in ("title", "description"))
@@ -180,6 +188,19 @@ class _Loader:
             weights,
             trials,
         )
+
+    def _check_other_profiles(self) -> None:
+        """What is wrong with the profiles that are not chosen, as far as it stands in them."""
+        for name, settings in self.file.get("profiles", {}).items():
+            if name == self.profile or not isinstance(settings, Mapping):
+                continue
+            other = _Loader(self.document, "", name, ())
+            protocol = other._protocol()
+            seeds, _, _ = other._seeds(), other._attacks(protocol), other._weights(protocol)
+            other._expand(other._grids(), seeds, protocol, look=_DataByName(), most=1)
+            inside = [key for key in self.document.lines if key[:2] == ("profiles", name)]
+            places = tuple({f"{self.document.place(key)}: " for key in inside})
+            self.problems += [one for one in other.problems if one.startswith(places)]
 
     # the file and what is laid over it -----------------------------------------------------------------------------
 
@@ -211,10 +232,13 @@ class _Loader:
                     f"{self.place((key,))}: {key} is {shown(file[key])}; allowed: a mapping of keys to values"
                 )
                 del file[key]
-        for key in ("title", "description"):
-            if not isinstance(file.get(key, ""), str):
-                self.problems.append(f"{self.place((key,))}: {key} is {shown(file[key])}; allowed: text")
         return file
+
+    def _refuse_titles_that_are_no_text(self) -> None:
+        for key in ("title", "description"):
+            value = self.file.get(key)
+            if not isinstance(value, str | None):
+                self.problems.append(f"{self.place((key,))}: {key} is {shown(value)}; allowed: text")
 
     def _read_profile(self) -> None:
         """The chosen profile's settings as layers, its lists in place of the file's."""
@@ -484,9 +508,16 @@ class _Loader:
 
     # trials --------------------------------------------------------------------------------------------------------
 
-    def _expand(self, grids: Sequence[_Grid], seeds: tuple[int, ...], protocol: Protocol) -> list[Planned]:
-        """Every trial, in the order grid, point, seed; identical ones still apart."""
-        look = DataFacts()
+    def _expand(
+        self,
+        grids: Sequence[_Grid],
+        seeds: tuple[int, ...],
+        protocol: Protocol,
+        look: DataFacts | None = None,
+        most: int | None = None,
+    ) -> list[Planned]:
+        """Every trial, in the order grid, point, seed; identical ones still apart. At most `most` points of each grid."""
+        look = look or DataFacts()
         ground = [
             Layer(f"protocol {protocol.name}", protocol.settings, lambda _: self.place(("protocol",))),
             Layer("", self.file.get("trial", {}), lambda path: self.place(("trial", *path))),
@@ -495,7 +526,7 @@ class _Loader:
         planned: list[Planned] = []
         for grid in grids:
             profile = [_without(layer, self._varied_words(grid)) for layer in self.profile_layers]
-            for point in grid.points():
+            for point in itertools.islice(grid.points(), most):
                 layers = [*ground, self._point_layer(grid, point), *profile, self.set_layer]
                 try:
                     resolved = resolve(layers, look)
@@ -571,6 +602,13 @@ class _Loader:
                     f"{known(average, kept - {''})}; see method.averaging"
                 )
         return tuple(result)
+
+
+class _DataByName(DataFacts):
+    """The facts of named data sets; a folder that a profile names may lie on another machine, so it is not looked at."""
+
+    def __call__(self, data: Mapping[str, Any]) -> Facts:
+        return super().__call__({"name": "digits"} if data.get("folder") else data)
 
 
 _GRID_FORMS = "a grid is either KEY: [values] throughout, or NAME: {KEY: [values]} throughout"

@@ -453,18 +453,15 @@ class Tracker:
     def _is_current(
         self, record: _Record, folder: TrialFolder, status: Status | None, wanted: Sequence[str]
     ) -> bool:
-        """Whether the run holds all of the folder, without reading the journal."""
+        """Whether the run holds all of the folder, by the journal's first line and length, without reading the rest."""
         if record.status != status or status != "FINISHED" or "synced" not in record.tags:
             return False
         synced = _Synced.from_tag(record.tags["synced"])
-        try:
-            size = (folder.path / "journal.jsonl").stat().st_size
-        except FileNotFoundError:
-            size = 0
+        size, first = _outline(folder.path / "journal.jsonl")
         present = {path.stem for path in (folder.path / "evaluations").glob("*.json")}
         logged = {str(entry[0]) for entry in synced.evaluations.values()}
-        same = synced.size == size and present == set(synced.seen) and logged >= present.intersection(wanted)
-        return synced.artifacts and same
+        same = (synced.size, synced.first_ms) == (size, first) and present == set(synced.seen)
+        return synced.artifacts and same and logged >= present.intersection(wanted)
 
     def _begun_anew(self, record: _Record | None, folder: TrialFolder) -> _Record | None:
         """The record, unless the training it holds was thrown away and begun anew: then the run is deleted."""
@@ -772,6 +769,16 @@ def _alone(store: Path) -> Iterator[None]:
 
 def _milliseconds(record: Mapping[str, Any]) -> int:
     return int(record["timestamp"] * 1000)
+
+
+def _outline(journal: Path) -> tuple[int, int]:
+    """(bytes of a journal, timestamp of its first record in ms); zeros where there is none."""
+    try:
+        with open(journal, "rb") as file:
+            record = json.loads(file.readline())
+            return os.fstat(file.fileno()).st_size, _milliseconds(record)
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0, 0
 
 
 def _now() -> int:

@@ -28,6 +28,14 @@ def test_radii_may_be_written_as_fractions_of_255():
         full(epsilon="eight")
 
 
+@pytest.mark.parametrize(
+    "text", ["1e400", "1e9999999999", "1e9999999999/3", "inf", "nan", "1/0", "1" * 100, "epsilon/0"]
+)
+def test_a_radius_that_is_no_finite_number_is_refused_at_once(text: str):
+    with pytest.raises(ValueError, match="is no number; write for example 8/255"):
+        pixels(text)
+
+
 def test_the_step_follows_epsilon_unless_given():
     assert full(epsilon=0.2).attack.step == 0.05
     assert full(epsilon=0.2, attack={"step": "epsilon/2"}).attack.step == 0.1

@@ -294,6 +294,31 @@ def test_averages_and_test_limits_leave_the_fingerprint_alone() -> None:
             "method.averaging[0].decay is 2; allowed: a number from 0",
         ),
         ({"method.averaging": ["ema", "ema"]}, "method.averaging: two averages share the label"),
+        ({"epochs": float("inf")}, "epochs is Infinity; allowed: a whole number from 1 to 100000"),
+        ({"epochs": True}, "x.yaml:epochs: epochs is true; allowed: a whole number from 1 to 100000"),
+        ({"epsilon": True}, "epsilon is true; allowed: a number from 0 to 1"),
+        ({"seed": True}, "seed is true; allowed: a whole number from 0, below 4294967296"),
+        ({"attack.steps": True}, "attack.steps is true; allowed: a whole number from 0 to 1000"),
+        (
+            {"data.train_limit": True},
+            "data.train_limit is true; allowed: a whole number of 1 or more or null",
+        ),
+        ({"schedule.milestones": [1, True]}, "schedule.milestones is [1, true]; allowed: a list, each entry"),
+        ({"epochs": {}}, "epochs is {}; allowed: a whole number from 1 to 100000"),
+        ({"attack.step": {}}, "attack.step is {}; allowed: a number from 0 to 1"),
+        ({"schedule.milestones": {}}, "schedule.milestones is {}; allowed: a list, each entry"),
+        ({"attack.step": "epsilon/0"}, "attack.step: 'epsilon/0' is no number"),
+        ({"epsilon": "1e400"}, "epsilon: '1e400' is no number"),
+        ({"Epochs": 3}, "x.yaml:Epochs: unknown key 'Epochs'; known: "),
+        ({"epochs ": 3}, "unknown key 'epochs '; known: "),
+        ({None: 3}, "unknown key 'null'; known: "),
+        ({"model": {"a b": 1}}, "unknown key 'a b' in model; known: name, normalize, width"),
+        ({"data": {"data": 3}}, "unknown key 'data' in data; known: folder, label, name, "),
+        ({"method": ["at"]}, 'x.yaml:method: method is ["at"]; allowed: a name, for example method: at'),
+        (
+            {"data.train_digest": "abc"},
+            "x.yaml:data.train_digest: data.train_digest is 'abc', but digests are not given by hand",
+        ),
         ({"attack..step": 1}, "x.yaml:attack..step: key 'attack..step' has an empty word between its dots"),
         (
             {"data.validation": 0},
@@ -307,6 +332,23 @@ def test_a_wrong_setting_is_a_sentence_with_place_key_value_and_what_is_allowed(
     found = problems({"method": "at"}, settings)
     assert len(found) == 1
     assert sentence in found[0]
+
+
+def test_an_empty_mapping_does_not_hide_the_number_below_it() -> None:
+    found = problems({"method": "ham-official", "epochs": 12}, {"epochs": {}})
+    assert found == ("x.yaml:epochs: epochs is {}; allowed: a whole number from 1 to 100000",)
+
+
+def test_an_empty_group_changes_nothing() -> None:
+    below = {"method": "ham-official", "epochs": 12}
+    assert trial(below, {"schedule": {}, "attack": {}, "method": {}}) == trial(below)
+    assert trial({"method": "at", "epochs": 20, "schedule": {}}).schedule.milestones == (10, 15)
+
+
+def test_a_boolean_field_takes_a_boolean() -> None:
+    assert (
+        trial({"method": "at", "augment.flip": True, "optimizer.nesterov": True}).optimizer.nesterov is True
+    )
 
 
 def test_wrong_settings_of_ham_are_named_by_their_whole_key() -> None:
@@ -399,6 +441,35 @@ def test_problems_of_a_trial_file_and_of_sets_come_together(tmp_path: Path) -> N
         f"{path}:3: epsilon: 'x' is no number; write for example 8/255 or 0.031",
         "--set epochs=a: epochs is 'a'; allowed: a whole number from 1 to 100000",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("method: at\n<<: {epochs: 2}\n", "2: the merge key << is not supported; write its keys out"),
+        ("data: &a {name: *a}\n", "1: the anchor here contains itself; write its value out"),
+        ("[" * 5000, " is nested too deeply; allowed: 50 levels"),
+        ("{a: " * 60 + "1" + "}" * 60, "1: is nested too deeply; allowed: 50 levels"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+            + "".join(
+                f"{n}: &{n} [{', '.join(f'*{m}' for _ in range(10))}]\n"
+                for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+            ),
+            " holds more than 200000 values",
+        ),
+        ("=: 3\n", "1: '=' cannot be a key; write a plain word"),
+        ("2020-13-45: 3\n", "1: '2020-13-45' cannot be a key; write a plain word"),
+        ("[a]: 3\n", "1: a list or mapping cannot be a key; write a plain word"),
+        ("epochs: !!bool maybe\n", "1: value 'maybe' cannot be read"),
+    ],
+)
+def test_yaml_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RequestError) as caught:
+        load_trial(path)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"{path}:{sentence}")
 
 
 def test_a_trial_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:

@@ -294,6 +294,10 @@ def test_set_of_a_key_that_a_grid_varies_is_refused_and_says_what_to_write(write
         ("profiles.short=3", "--set profiles.short=3: profiles are edited in the file"),
         ("seed=3", "--set seed=3: a sweep has seeds, not a seed; write seeds: [3]"),
         ("data=/no/such", "--set data=/no/such: data: there is no folder /no/such"),
+        ("title=3", "--set title=3: title is 3; allowed: text"),
+        ("description=3", "--set description=3: description is 3; allowed: text"),
+        ("? x=1", "--set ? x=1: unknown key '? x'; known: "),
+        ("epochs=true", "--set epochs=true: epochs is true; allowed: a whole number"),
         ("epochs=[1", "--set epochs=[1:1: not valid YAML"),
     ],
 )
@@ -425,6 +429,37 @@ def test_a_profile_that_changes_the_grid_is_refused(write: Any) -> None:
     assert found[1].startswith("x.yaml:5: epochs is 'x'; allowed: a whole number")
 
 
+def test_profiles_that_are_not_chosen_are_checked_too(write: Any) -> None:
+    text = """\
+trial: {data: digits, method: at, epsilon: x}
+profiles:
+  a:
+    trial: {epoch: 3}
+    seeds: [0, 0]
+    evaluate: [x]
+    grid: {}
+  b: {batch_size: 0}
+  elsewhere: {data: /no/such/folder}
+"""
+    found = problems(write(text))
+    starts = [
+        "x.yaml:1: epsilon: 'x' is no number",
+        "x.yaml:7: a profile cannot change 'grid'",
+        "x.yaml:5: seed 0 is given twice in seeds",
+        "x.yaml:6: evaluate: unknown attack 'x'",
+        "x.yaml:4: unknown key 'epoch'",
+        "x.yaml:8: batch_size is 0",
+    ]
+    assert [one.startswith(start) for one, start in zip(found, starts, strict=True)] == [True] * 6
+    assert sorted(problems(write(text), profile="a")) == sorted(found)
+
+
+def test_a_method_that_is_a_list_below_trial_is_reported_there(write: Any) -> None:
+    found = problems(write("trial:\n  data: digits\n  method: [at]\ngrid:\n  method: [at, trades]\n"))
+    assert len(found) == 1
+    assert found[0].startswith('x.yaml:3: method is ["at"]; allowed: a name')
+
+
 # finding ---------------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +467,11 @@ def test_a_profile_that_changes_the_grid_is_refused(write: Any) -> None:
 def test_a_bundled_sweep_is_found_from_anywhere(write: Any, name: str) -> None:
     sweep = load_sweep(name)
     assert (sweep.name, sweep.source) == ("digits", "sweeps/digits.yaml")
+
+
+@pytest.mark.parametrize("path", ["/nope/dir/digits.yaml", "nope/digits.yaml", "/nope/sweeps/digits"])
+def test_a_path_elsewhere_never_means_a_bundled_sweep(write: Any, path: str) -> None:
+    assert problems(path)[0].startswith(f"{path}: no such file; ")
 
 
 def test_a_sweep_that_does_not_exist_is_refused_with_those_that_do(write: Any) -> None:

@@ -182,6 +182,20 @@ def test_a_training_that_was_begun_anew_gets_a_new_run(store: Path) -> None:
     assert only_run(store).info.run_id != first
 
 
+def test_a_training_begun_anew_is_noticed_where_its_journal_has_the_same_length(store: Path) -> None:
+    open_tracker(store).sync(JOB, folder_of(store))
+    first = only_run(store).info.run_id
+    journal = folder_of(store).path / "journal.jsonl"
+    records = folder_of(store).journal()
+    later = [record | {"timestamp": record["timestamp"] + 1} for record in records]
+    text = "".join(json.dumps(record) + "\n" for record in later)
+    before = journal.stat().st_size
+    journal.write_text(text + "\n" * (before - len(text)), encoding="utf-8")
+    assert journal.stat().st_size == before
+    open_tracker(store).sync(JOB, folder_of(store))
+    assert only_run(store).info.run_id != first
+
+
 def test_a_failure_carries_its_reason_until_the_trial_succeeds(store: Path) -> None:
     tracker = open_tracker(store)
     done = folder_of(store).path / "done.json"
