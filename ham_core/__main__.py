@@ -23,7 +23,7 @@ from typing import Any
 from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, unwritable
-from ham_core.protocol import Evaluation, EvaluationAttack
+from ham_core.protocol import Evaluation, read_evaluations
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -184,7 +184,7 @@ def _other_images(path: str, folder: str | None) -> list[str]:
 
 def _evaluation_work(chosen: argparse.Namespace) -> list[Work]:
     folders = _folders(Path(chosen.place))
-    wanted, problems = _evaluations(chosen.attack, chosen.weights)
+    wanted, problems = read_evaluations(chosen.attack, chosen.weights)
     work = []
     for folder in folders:
         if not folder.is_done():
@@ -211,23 +211,6 @@ def _folders(place: Path) -> list[TrialFolder]:
             f"{place}: holds no trials; name the OUT of `train`, or a folder OUT/trials/<fingerprint>"
         )
     return found
-
-
-def _evaluations(attacks: str, weights: str) -> tuple[list[Evaluation], list[str]]:
-    """Every attack on all weights, and what is wrong with the lists."""
-    found: list[Evaluation] = []
-    problems: list[str] = []
-    for name in _words(weights):
-        for attack in _words(attacks):
-            try:
-                found.append(Evaluation(weights=name, attack=EvaluationAttack.model_validate(attack)))
-            except ValueError as error:  # pydantic's
-                problems += [str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors()]  # type: ignore[attr-defined]
-    return found, list(dict.fromkeys(problems))
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _work(

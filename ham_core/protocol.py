@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ham_core.config import Pixels, Trial, digest_of, fingerprint
 from ham_core.errors import known
@@ -98,6 +98,23 @@ class Evaluation(Frozen):
     def name(self) -> str:
         """`best/pgd20`."""
         return f"{self.weights}/{self.attack.key}"
+
+
+def read_evaluations(attacks: str, weights: str) -> tuple[list[Evaluation], list[str]]:
+    """Every attack of `clean,pgd20` on all weights of `best,last`, each once, and what is wrong with the words."""
+    found: list[Evaluation] = []
+    problems: list[str] = []
+    for name in _words(weights):
+        for attack in _words(attacks):
+            try:
+                found.append(Evaluation(weights=name, attack=EvaluationAttack.model_validate(attack)))
+            except ValidationError as error:
+                problems += [one["msg"].removeprefix("Value error, ") for one in error.errors()]
+    return found, list(dict.fromkeys(problems))
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def split_weights(name: str) -> tuple[str, str]:

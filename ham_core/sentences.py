@@ -23,7 +23,6 @@ NOT_WRITTEN = {
     "data": {"train_digest", "test_digest"}
 }  # filled from the data set; keys that nobody is told to write
 ALSO_WRITTEN = {"method": {"preset"}}  # keys that are gone before validation
-CONTAINER_ERRORS = ("model_type", "model_attributes_type", "dict_type")
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ def open_store(path: Path, *, must_exist: bool = False) -> Store:
 def tracking_uri(uri: str | None, store: Store) -> str:
     """Where MLflow records: what was asked for, else the store's own database."""
     if uri is None:
-        return f"sqlite:///{store.path / 'mlflow.db'}"
+        from orchestration.tracking import default_uri
+
+        return default_uri(store.path)
     scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?:", uri)
     if scheme is None or scheme[1] not in SCHEMES:
         raise RequestError(

@@ -104,27 +104,12 @@ def _resolved(path: str | None, method: str | None, data: str | None, sets: Sequ
 
 def evaluations(attacks: str, weights: str) -> list[Evaluation]:
     """Every attack on all weights; RequestError with every wrong word."""
-    from pydantic import ValidationError
+    from ham_core.protocol import read_evaluations
 
-    from ham_core.protocol import Evaluation, EvaluationAttack
-
-    found: list[Evaluation] = []
-    problems: list[str] = []
-    for name in _words(weights):
-        for attack in _words(attacks):
-            try:
-                found.append(Evaluation(weights=name, attack=EvaluationAttack.model_validate(attack)))
-            except ValidationError as error:
-                problems += [one["msg"].removeprefix("Value error, ") for one in error.errors()]
+    found, problems = read_evaluations(attacks, weights)
     if problems or not found:
-        raise RequestError(
-            list(dict.fromkeys(problems)) or "give at least one attack and one name of weights"
-        )
+        raise RequestError(problems or "give at least one attack and one name of weights")
     return found
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def evaluate(
