@@ -3,9 +3,9 @@
     python -m ham_core train a.yaml b.yaml --data DIR --out OUT --minutes 8 --jobs 2
     python -m ham_core evaluate OUT --attack clean,pgd20 --weights best,last
 
-OUT is a piece of a trial store: `ham import OUT` takes it into a sweep. A call that was stopped, by --minutes or by force,
-is continued by the same call. Exit codes: 0 done (or stopped in time), 1 some trial failed, 2 the request is wrong, 130
-interrupted.
+OUT is a piece of a trial store: `ham import OUT` takes it into a sweep. Trials that others start from or ask are trained
+first, in the same OUT. A call that was stopped, by --minutes or by force, is continued by the same call. Exit codes: 0 done
+(or stopped in time), 1 some trial failed, 2 the request is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, unwritable
 from ham_core.protocol import Evaluation, read_evaluations
+from ham_core.starts import needs_of, with_needed
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -80,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "place", metavar="FOLDER|OUT", help="one trial's folder, or OUT with all its trials"
     )
     evaluate.add_argument(
-        "--attack", default="clean,pgd20", metavar="LIST", help="of clean, pgdN, cwN (%(default)s)"
+        "--attack",
+        default="clean,pgd20",
+        metavar="LIST",
+        help="of clean, fgsm, pgdN, cwN, autoattack and its parts (%(default)s)",
     )
     evaluate.add_argument(
         "--weights", default="best,last", metavar="LIST", help="names of kept weights (%(default)s)"
@@ -136,7 +140,8 @@ def _deadline(minutes: float | None) -> float | None:
 
 # what is to be done ------------------------------------------------------------------------------------------------
 
-Work = dict[str, Any]  # plain data for another process: trial, folder, evaluations, device, threads, row
+# Plain data for another process: trial, folder, evaluations, device, threads, row, needs (folders that are trained before).
+Work = dict[str, Any]
 
 
 def _training_work(chosen: argparse.Namespace) -> list[Work]:
@@ -152,6 +157,7 @@ def _training_work(chosen: argparse.Namespace) -> list[Work]:
             problems += error.problems
             continue
         trials[fingerprint(resolved.trial)] = (resolved.trial, f"{resolved.label} seed={resolved.trial.seed}")
+    trials = with_needed(trials, chosen.out)
     folders = {identity: TrialFolder.of(chosen.out, identity) for identity in trials}
     problems += [problem for folder in folders.values() for problem in folder.problems()]
     if problems:
@@ -163,7 +169,11 @@ def _training_work(chosen: argparse.Namespace) -> list[Work]:
     problems = data.split_problems([trial.data for trial, _ in trials.values()])
     if problems:
         raise RequestError(problems)
-    return [_work(trial, folders[identity], (), row, chosen) for identity, (trial, row) in trials.items()]
+    return [
+        _work(trial, folders[identity], (), row, chosen)
+        | {"needs": [str(folders[need].path) for need in needs_of(trial) if need in folders]}
+        for identity, (trial, row) in trials.items()
+    ]
 
 
 def _other_images(path: str, folder: str | None) -> list[str]:
@@ -223,6 +233,7 @@ def _work(
         "device": chosen.device,
         "threads": chosen.threads,
         "row": row,
+        "needs": [],
     }
 
 
@@ -230,18 +241,57 @@ def _work(
 
 
 def run_all(work: Sequence[Work], *, jobs: int, deadline: float | None) -> int:
-    """Run the trials, `jobs` at once -> exit code. One that fails leaves the others alone."""
+    """Run the trials, `jobs` at once -> exit code. One that fails leaves alone all that do not need it."""
+    codes: dict[str, int] = {}
     if jobs == 1 or len(work) == 1:
-        codes = [run_one(one, deadline) for one in work]
-        return max(codes, default=DONE)
+        for one in work:  # what others need stands before them
+            codes[one["folder"]] = (
+                run_one(one, deadline) if _can_start(one, work, codes) else _held(one, codes)
+            )
+        return max(codes.values(), default=DONE)
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
-        futures = [pool.submit(run_one, one, deadline) for one in work]
         try:
-            return max(_code(future, one) for future, one in zip(futures, work, strict=True))
+            for wave in _waves(work):
+                ready = [one for one in wave if _can_start(one, work, codes)]
+                codes |= {one["folder"]: _held(one, codes) for one in wave if one not in ready}
+                futures = [pool.submit(run_one, one, deadline) for one in ready]
+                codes |= {
+                    one["folder"]: _code(future, one) for future, one in zip(futures, ready, strict=True)
+                }
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return max(codes.values(), default=DONE)
+
+
+def _waves(work: Sequence[Work]) -> list[list[Work]]:
+    """Groups, each of which needs earlier groups only."""
+    depth: dict[str, int] = {}
+    for one in work:
+        depth[one["folder"]] = 1 + max((depth[need] for need in one["needs"]), default=-1)
+    return [
+        [one for one in work if depth[one["folder"]] == level] for level in range(1 + max(depth.values()))
+    ]
+
+
+def _can_start(one: Work, work: Sequence[Work], codes: Mapping[str, int]) -> bool:
+    """Whether what a trial needs is trained; else a line says what it waits for, or what has failed."""
+    rows = {other["folder"]: other["row"] for other in work}
+    for need in one["needs"]:
+        if TrialFolder(need).is_done():
+            continue
+        if codes.get(need) == FAILED:
+            _say(one, f"failed: its start {rows[need]} failed")
+        else:
+            _say(one, f"waits for its start {rows[need]}; the same command continues")
+        return False
+    return True
+
+
+def _held(one: Work, codes: Mapping[str, int]) -> int:
+    """The code of a trial that could not start: that of what it needs."""
+    return max(codes.get(need, DONE) for need in one["needs"])
 
 
 def _code(future: Future[int], one: Work) -> int:

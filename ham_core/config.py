@@ -12,7 +12,7 @@ import json
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -22,12 +22,13 @@ from ham_core.data.index import facts
 from ham_core.data.source import Facts
 from ham_core.mining.base import Mining
 from ham_core.objectives.base import Objective
-from ham_core.parts import Frozen, part_of
+from ham_core.parts import Frozen, build, part_of
 from ham_core.sentences import shown
 
 MOST_EPOCHS = 100_000
 LONGEST_NUMBER = 60  # letters of a radius; more digits than that are a mistake
-NUMERICS_VERSION = 1  # bump by hand when the same settings would train other weights
+STATE = "state"  # weights of a start that stand for the whole training state
+NUMERICS_VERSION = 2  # bump by hand when the same settings would train other weights
 
 
 def pixels(value: Any) -> Any:
@@ -47,6 +48,7 @@ def pixels(value: Any) -> Any:
 
 
 Pixels = Annotated[float, BeforeValidator(pixels)]
+HeldOut = Annotated[float, Field(ge=0, le=0.5)] | Annotated[int, Field(ge=1)]
 
 
 class Method(Frozen):
@@ -85,7 +87,9 @@ class Data(Frozen):
     folder: str | None = None
     label: str | None = None  # what tables call it
     size: int | None = Field(None, ge=4, le=1024)  # side in pixels to which pictures of a folder are resized
-    validation: float = Field(ge=0, le=0.5)  # share of each class held out of training for selection
+    validation: (
+        HeldOut  # held out of each class for selection: a share of its images, or from 1 on their number
+    )
     split_seed: int = Field(0, ge=0)
     train_limit: int | None = Field(None, ge=1)  # use that many training images, the same number per class
     test_limit: int | None = Field(None, ge=1)
@@ -132,9 +136,15 @@ class Optimizer(Frozen):
 
 
 class Schedule(Frozen):
-    """lr(epoch) = lr * factors[j] for the last milestone j with epoch >= milestones[j]; 1 before the first."""
+    """lr(t) = lr · factor(t), t counted in epochs, with fractions inside an epoch.
 
-    milestones: tuple[Annotated[int, Field(ge=0)], ...] = (100, 150)
+    shape step: factors[j] for the last milestone j with t >= milestones[j]; 1 before the first. linear, cosine: through
+    the points (milestones[j], factors[j]), along straight lines or half cosine waves; constant before the first and after
+    the last.
+    """
+
+    shape: Literal["step", "linear", "cosine"] = "step"
+    milestones: tuple[Annotated[int | float, Field(ge=0)], ...] = (100, 150)
     factors: tuple[Annotated[float, Field(ge=0)], ...] = (0.1, 0.01)
 
     @model_validator(mode="after")
@@ -145,12 +155,25 @@ class Schedule(Frozen):
             )
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones {list(self.milestones)} must not fall")
+        if self.shape != "step" and not self.milestones:
+            raise ValueError(f"a {self.shape} schedule needs at least one milestone with its factor")
         return self
 
-    def factor(self, epoch: int) -> float:
-        """What the base learning rate is multiplied with in this epoch."""
-        passed = [f for m, f in zip(self.milestones, self.factors, strict=True) if epoch >= m]
-        return passed[-1] if passed else 1.0
+    def factor(self, time: float) -> float:
+        """What the base learning rate is multiplied with at this time, in epochs."""
+        passed = [j for j, milestone in enumerate(self.milestones) if time >= milestone]
+        if self.shape == "step":
+            return self.factors[passed[-1]] if passed else 1.0
+        if not passed:
+            return self.factors[0]
+        last = passed[-1]
+        if last + 1 == len(self.milestones):
+            return self.factors[last]
+        (t0, t1), (f0, f1) = self.milestones[last : last + 2], self.factors[last : last + 2]
+        share = (time - t0) / (t1 - t0)
+        if self.shape == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return f0 + (f1 - f0) * share
 
 
 class Augment(Frozen):
@@ -171,6 +194,22 @@ class Selection(Frozen):
     steps: int = Field(10, ge=0, le=1000)  # of the selection attack, step epsilon/4, uniform start
 
 
+class Start(Frozen):
+    """Another trial whose result this one uses.
+
+    `weights` names kept weights (`best`, `last`, `best_ema`, ...). As a trial's `start_from` it may also be `state`:
+    everything after the other trial's last epoch, from where this one's epochs go on as if it had trained them itself.
+    """
+
+    trial: Trial
+    weights: str = Field("best", pattern=r"^[a-z0-9_]+$")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the epochs of the other trial are the first of this one."""
+        return self.weights == STATE
+
+
 class Trial(Frozen):
     """One training run."""
 
@@ -186,6 +225,10 @@ class Trial(Frozen):
     augment: Augment
     selection: Selection = Selection()
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    start_from: Start | None = (
+        None  # the trial whose weights this one begins with, trained first where it is missing
+    )
+    helper: Start | None = None  # the trial whose network the objective asks
     seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
@@ -202,7 +245,57 @@ class Trial(Frozen):
             )
         if self.method.mining is not None:
             self.method.mining.check(self.attack.steps)
+        parts = [self.method.calibration, *self.method.averaging]
+        for part in parts:
+            if part is not None and part.needs_validation and self.data.validation == 0:
+                raise ValueError(
+                    f"data.validation is 0, but {part.name} looks at held-out images while it trains; raise it"
+                )
+        for problem in start_problems(self):
+            raise ValueError(problem)
         return self
+
+    @property
+    def sources(self) -> tuple[Start, ...]:
+        """The trials that must be trained before this one."""
+        return tuple(one for one in (self.start_from, self.helper) if one is not None)
+
+
+def start_problems(trial: Trial) -> list[str]:
+    """Why a trial cannot use its other trials, one sentence each."""
+    problems = []
+    if trial.method.objective.root.needs_helper and trial.helper is None:
+        name = trial.method.objective.root.name
+        problems.append(
+            f"helper is missing, and the objective {name} asks one; write for example helper: {{method: standard}}"
+        )
+    start = trial.start_from
+    if start is not None and start.trial.model != trial.model:
+        problems.append(
+            "start_from: the other trial has another network, whose weights do not fit; give both the same model"
+        )
+    if start is not None and start.continues and start.trial.epochs >= trial.epochs:
+        problems.append(
+            f"start_from.epochs is {start.trial.epochs}, but the training it is continued to has only {trial.epochs} epochs "
+            "in all; give fewer"
+        )
+    if trial.helper is not None and trial.helper.continues:
+        problems.append("helper.weights is state, but a helper is a finished network; write best or last")
+    return problems
+
+
+def with_seed(trial: Trial, seed: int, keeps: frozenset[str] = frozenset()) -> Trial:
+    """The trial with another seed; the trials it starts from follow, except those named in `keeps`.
+
+    `start_from`, `helper`, or of another trial `start_from.helper`.
+    """
+    changed: dict[str, Any] = {"seed": seed}
+    for word in ("start_from", "helper"):
+        start: Start | None = getattr(trial, word)
+        if start is not None and word not in keeps:
+            below = frozenset(key.removeprefix(f"{word}.") for key in keeps if key.startswith(f"{word}."))
+            changed[word] = start.model_copy(update={"trial": with_seed(start.trial, seed, below)})
+    return trial.model_copy(update=changed)
 
 
 def _with_dependent_defaults(settings: dict[str, Any]) -> dict[str, Any]:
@@ -219,21 +312,20 @@ def _with_dependent_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
     attack = dict(filled["attack"]) if isinstance(filled.get("attack"), dict) else filled.get("attack", {})
     if isinstance(attack, dict):
-        if "start" not in attack:
-            objective = (
-                filled.get("method", {}).get("objective") if isinstance(filled.get("method"), dict) else None
-            )
-            attack["start"] = _start_of(objective)
+        try:
+            epsilon = float(pixels(filled.get("epsilon", Trial.model_fields["epsilon"].default)))
+        except (TypeError, ValueError, OverflowError):
+            epsilon = 0.0  # epsilon's own validation says what is wrong with it
+        objective = _objective_of(filled.get("method"))
+        if objective is not None:
+            attack = {"start": objective.root.start} | attack | objective.attack_settings(epsilon)
+        attack.setdefault("start", "uniform")
         step = attack.get("step", "epsilon/4")
         relative = re.fullmatch(
             r"\s*epsilon\s*(?:/\s*(\d+(?:\.\d+)?))?\s*", step if isinstance(step, str) else ""
         )
         divisor = float(relative[1] or 1) if relative else 0.0
         if divisor:  # else the text stays, and the step's own validation refuses it
-            try:
-                epsilon = float(pixels(filled.get("epsilon", Trial.model_fields["epsilon"].default)))
-            except (TypeError, ValueError, OverflowError):
-                epsilon = 0.0  # epsilon's own validation says what is wrong with it
             attack["step"] = epsilon / divisor
         filled["attack"] = attack
     return filled
@@ -260,30 +352,39 @@ def with_facts(settings: dict[str, Any], found: Facts) -> dict[str, Any]:
     return settings | {"data": data, "augment": augment}
 
 
-def _start_of(objective: Any) -> str:
+def _objective_of(method: Any) -> Objective | None:
+    """The objective of a method that is not validated yet; None where it is wrong, which its own validation says."""
+    from pydantic import ValidationError
     from pydantic_core import PydanticCustomError
 
-    from ham_core.parts import find
-
-    name = objective.get("name") if isinstance(objective, dict) else getattr(objective, "name", objective)
+    value = method.get("objective") if isinstance(method, dict) else getattr(method, "objective", None)
     try:
-        return str(getattr(find("objectives", name), "start", "uniform"))
-    except PydanticCustomError:
-        return "uniform"  # the objective's own validation says what is wrong with it
+        return cast(Objective, build("objectives", value))
+    except (PydanticCustomError, ValidationError):
+        return None
 
 
 def canonical(trial: Trial) -> dict[str, Any]:
     """The part of a trial that is meant to change its trained weights, in a form that is hashed.
 
     Left out: averages (they watch the weights, they do not change them), the data's name, place and label (its pixels,
-    labels and split are in by digest), and the test set, unless weights are selected on it.
+    labels and split are in by digest), the test set, unless weights are selected on it, and every setting at its default,
+    so that a new option changes no identity (a default that changes is a new numerics version). Other trials stand for
+    themselves by their fingerprints.
     """
-    form = trial.model_dump(mode="json")
-    form["method"].pop("averaging")
+    form = trial.model_dump(mode="json", exclude_defaults=True, exclude={"start_from", "helper"})
+    form["method"].pop("averaging", None)
     for key in ("name", "folder", "label", "size", "test_limit"):
-        form["data"].pop(key)
+        form["data"].pop(key, None)
     if trial.selection.on == "validation":
         form["data"].pop("test_digest")
+    for word in ("start_from", "helper"):
+        start: Start | None = getattr(trial, word)
+        if start is not None:
+            form[word] = {"trial": fingerprint(start.trial), "weights": start.weights}
+            averages = [one for one in start.trial.method.averaging if start.weights.endswith(f"_{one.key}")]
+            if averages:  # how they average is not in the other trial's fingerprint
+                form[word]["averages"] = [one.model_dump(mode="json") for one in averages]
     form["numerics_version"] = NUMERICS_VERSION
     return form
 

@@ -2,20 +2,29 @@
 
 An image counts as robust if it is right on the clean image and right under the attack: the clean image lies in the ball.
 So only images that are still right are attacked, and the prediction of the others is the clean one.
+
+    fgsm    x' = clip(x + ε sign ∇ CE)           Goodfellow et al., ICLR 2015, arXiv:1412.6572
+    pgdN    N steps on CE = -log p_y             Madry et al., ICLR 2018, arXiv:1706.06083
+    cwN     N steps on max_{c≠y} z_c - z_y       Carlini and Wagner, S&P 2017, arXiv:1608.04644
+
+with restarts: an image is attacked again, from another start, while it stands. The others are ham_core/autoattack.py's.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ham_core import autoattack, doubts
 from ham_core.attacks.losses import cross_entropy, margin
-from ham_core.attacks.pgd import pgd_linf, start_point, under_attack
+from ham_core.attacks.pgd import Rows, pgd, start_in_l2, start_point, under_attack
 from ham_core.data.augment import to_float
 from ham_core.data.split import Split
 from ham_core.protocol import EvaluationAttack
@@ -23,36 +32,100 @@ from ham_core.randomness import generator
 
 BATCH = 256  # images attacked at once; start points are drawn per batch, so results belong to this number
 
-LOSSES = {"pgd": cross_entropy, "cw": margin}
+LOSSES = {"fgsm": cross_entropy, "pgd": cross_entropy, "cw": margin}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Per image (N,): class predicted under the attack and on the clean image, and p_y of both."""
+    """Per image (N,): class predicted under the attack and on the clean image, and p_y of both.
+
+    confidence is p_y on the last attacked image of PGD and CW; for AutoAttack and its parts on the image that broke it,
+    and on the clean one where none did. `parts` has what an ensemble adds: `broken_by` (N,), the number of the part that
+    broke the image or -1, and `prediction_<part>` (N,), the prediction after that part and those before it.
+    """
 
     prediction: np.ndarray
     clean: np.ndarray
     confidence: np.ndarray
     clean_confidence: np.ndarray
     seconds: float
+    extent: Sequence[float] = (0.0, 0.0, 0.0)  # of all attacked images, see doubts.extent
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    broken: dict[str, int] = field(default_factory=dict)  # images broken by each part of an ensemble
 
 
 def attack_images(
-    model: nn.Module, images: Split, attack: EvaluationAttack, *, epsilon: float, seed: int
+    model: nn.Module,
+    images: Split,
+    attack: EvaluationAttack,
+    *,
+    epsilon: float,
+    seed: int,
+    progress: Path | None = None,
+    late: Callable[[], bool] | None = None,
 ) -> Seen:
-    """Attack a whole split in fp32. The model is judged in eval mode and comes back as it was."""
+    """Attack a whole split in fp32. The model is judged in eval mode and comes back as it was.
+
+    epsilon: the L∞ radius of an attack that has none of its own. progress, late: for AutoAttack and its parts, where the
+    state is kept and when to stop with autoattack.Unfinished.
+    """
+    epsilon = attack.radius(epsilon)
+    if attack.kind not in ("clean", *LOSSES):
+        return _by_library(model, images, attack, epsilon=epsilon, seed=seed, progress=progress, late=late)
     started = time.perf_counter()
     # One stream per restart, so that the first starts do not depend on how many there are.
     noise = [generator(seed, "start", restart, images.images.device) for restart in range(attack.restarts)]
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
+    extent = torch.zeros(3, device=images.images.device)
     with under_attack(model, "eval"):
         for first in range(0, len(images), BATCH):
             x = to_float(images.images[first : first + BATCH]).contiguous(memory_format=torch.channels_last)
-            parts.append(
-                _attack_batch(model, x, images.labels[first : first + BATCH], attack, epsilon, noise)
-            )
+            y = images.labels[first : first + BATCH]
+            *seen, reached = _attack_batch(model, x, y, attack, epsilon, noise)
+            parts.append(tuple(seen))
+            extent = torch.maximum(extent, reached)
     joined = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    return Seen(joined[0], joined[1], joined[2], joined[3], time.perf_counter() - started)
+    return Seen(
+        joined[0], joined[1], joined[2], joined[3], time.perf_counter() - started, extent=extent.tolist()
+    )
+
+
+def _by_library(
+    model: nn.Module,
+    images: Split,
+    attack: EvaluationAttack,
+    *,
+    epsilon: float,
+    seed: int,
+    progress: Path | None,
+    late: Callable[[], bool] | None,
+) -> Seen:
+    """AutoAttack or one part of it."""
+    parts = autoattack.parts_of(attack)
+    with under_attack(model, "eval"):
+        state = autoattack.run_parts(
+            model,
+            images,
+            parts,
+            epsilon=epsilon,
+            norm=attack.norm,
+            seed=seed,
+            batch=BATCH,
+            progress=progress,
+            late=late,
+        )
+    keys = [part.name.replace("-", "_") for part in parts]
+    after = {f"prediction_{key}": state.after(number) for number, key in enumerate(keys)}
+    return Seen(
+        state.prediction,
+        state.clean,
+        state.confidence,
+        state.clean_confidence,
+        float(state.seconds),
+        extent=state.extent.tolist(),
+        parts={"broken_by": state.broken_by, **after} if len(parts) > 1 else {},
+        broken={part.name: int((state.broken_by == number).sum()) for number, part in enumerate(parts)},
+    )
 
 
 @torch.no_grad()
@@ -63,33 +136,50 @@ def _attack_batch(
     attack: EvaluationAttack,
     epsilon: float,
     noise: list[torch.Generator],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(prediction, clean prediction, p_y under attack, clean p_y), each (B,)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(prediction, clean prediction, p_y under attack, clean p_y), each (B,), and the extent (3,)."""
     logits = model(x)
     clean, clean_confidence = logits.argmax(1), _confidence(logits, y)
     prediction, confidence = clean.clone(), clean_confidence.clone()
+    extent = torch.zeros(3, device=x.device)
     if attack.kind == "clean":
-        return prediction, clean, confidence, clean_confidence
-    step = epsilon / 4 if attack.step is None else attack.step
+        return prediction, clean, confidence, clean_confidence, extent
+    step, steps = epsilon / 4 if attack.step is None else attack.step, attack.steps
+    if attack.kind == "fgsm":
+        step, steps = epsilon, 1
     for stream in noise:
         # Noise is drawn for every image, so that an image's start does not depend on which others still stand.
-        start = start_point(x, "uniform", epsilon, stream)
+        start = _start(x, attack, epsilon, stream)
         rows = (prediction == y).nonzero().squeeze(1)
         if not len(rows):
             continue
         own = y[rows]
-        adv = pgd_linf(
+        adv = pgd(
             model,
             x[rows],
-            partial(LOSSES[attack.kind], y=own),
+            partial(_climb, loss=LOSSES[attack.kind], y=own),
             epsilon=epsilon,
             step=step,
-            steps=attack.steps,
+            steps=steps,
             start=start[rows],
+            norm=attack.norm,
         )
+        extent = torch.maximum(extent, doubts.extent(x[rows], adv, attack.norm))
         logits = model(adv)
         prediction[rows], confidence[rows] = logits.argmax(1), _confidence(logits, own)
-    return prediction, clean, confidence, clean_confidence
+    return prediction, clean, confidence, clean_confidence, extent
+
+
+def _start(x: Tensor, attack: EvaluationAttack, epsilon: float, stream: torch.Generator) -> Tensor:
+    if attack.kind == "fgsm":
+        return x
+    if attack.norm == "l2":
+        return start_in_l2(x, epsilon, stream)
+    return start_point(x, "uniform", epsilon, stream)
+
+
+def _climb(logits: Tensor, rows: Rows, *, loss: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> Tensor:
+    return loss(logits, y[rows])
 
 
 def _confidence(logits: Tensor, y: Tensor) -> Tensor:

@@ -76,3 +76,10 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.n
     import numpy as np
 
     return np.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
+
+
+def under_all(label: np.ndarray, *predictions: np.ndarray) -> np.ndarray:
+    """(N,) bool: right under every one of these attacks, their union. Each (N,), of the same images in the same order."""
+    import numpy as np
+
+    return np.logical_and.reduce([prediction == label for prediction in predictions])

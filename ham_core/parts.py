@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SerializeAsAny,
     ValidationInfo,
     field_validator,
@@ -53,10 +54,16 @@ def _plain_types(annotation: Any) -> set[Any]:
 
 
 class Part(Frozen):
-    """One choice within a method. `name` is its YAML name, `source` where its maths comes from."""
+    """One choice within a method. `name` is its YAML name, `source` where its maths comes from.
+
+    `cost` is what it adds to a step of plain adversarial training with K attack steps, which takes (K+1)F + K Bx + 1(Bx+Bw):
+    F a forward pass of the batch, Bx a backward pass to the input only, Bx+Bw one to the weights as well.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
+    cost: ClassVar[str] = "none"
+    needs: ClassVar[tuple[str, ...]] = ()  # what it cannot do without: a helper, held-out images, ...
     epoch_fields: ClassVar[frozenset[str]] = (
         frozenset()
     )  # scale with `epochs` when a profile shortens the training
@@ -64,6 +71,21 @@ class Part(Frozen):
     @model_serializer(mode="wrap")
     def _with_name(self, handler: Any) -> dict[str, Any]:
         return {"name": self.name, **handler(self)}
+
+
+class From(Frozen):
+    """A value that holds from one epoch on, until the next entry of its schedule."""
+
+    start_epoch: int = Field(ge=0)
+    value: float
+
+
+def value_at(schedule: float | tuple[From, ...], epoch: int, before: float = 0.0) -> float:
+    """The value of a number or a schedule in this epoch; `before` its first entry."""
+    if isinstance(schedule, int | float):
+        return float(schedule)
+    passed = [entry for entry in schedule if epoch >= entry.start_epoch]
+    return max(passed, key=lambda entry: entry.start_epoch).value if passed else before
 
 
 @cache

@@ -6,6 +6,7 @@ trains nothing again. A protocol is the agreement under which numbers may stand 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,19 +27,43 @@ RULES: Mapping[str, str] = {
     "last": "the last epoch",
 }
 ATTACKS = ("clean", "pgd20", "cw20")  # the usual ones; any pgdN and cwN is allowed
+ENSEMBLE = ("apgd-ce", "apgd-t", "fab-t", "square")  # AutoAttack's standard version, in its order
+NAMES = (*ATTACKS, "fgsm", *ENSEMBLE, "autoattack")
+QUERIES = 5000  # of Square in the standard version
+
+# What each attack may be given besides a radius, a norm and a label.
+TAKES: Mapping[str, tuple[str, ...]] = {
+    "clean": (),
+    "fgsm": (),
+    "pgd": ("steps", "step", "restarts"),
+    "cw": ("steps", "step", "restarts"),
+    "apgd-ce": ("restarts",),
+    "apgd-t": ("restarts",),
+    "fab-t": (),
+    "square": ("restarts", "queries"),
+    "autoattack": (),
+}
 
 
 class EvaluationAttack(Frozen):
-    """`clean`, `pgd20`, `cw20`, any pgdN or cwN, or a mapping such as {name: pgd, steps: 50, restarts: 5, label: pgd50x5}.
+    """A name, `clean`, `fgsm`, `pgd20`, `cw20`, any pgdN or cwN, `apgd-ce`, `apgd-t`, `fab-t`, `square`, `autoattack`, or a
+    mapping such as {name: pgd, steps: 50, restarts: 5, label: pgd50x5} or {name: autoattack, norm: l2, epsilon: 0.5}.
 
-    PGD ascends the cross-entropy, CW the margin max_{c≠y} z_c - z_y; N steps from a uniform random start.
+    PGD ascends the cross-entropy, CW the margin max_{c≠y} z_c - z_y; N steps from a uniform random start. FGSM is one step
+    of ε from the image itself. The others are those of AutoAttack (Croce and Hein, ICML 2020, arXiv:2003.01690) with the
+    settings of its standard version, and `autoattack` is the four of them, each on the images that still stand.
     """
 
-    kind: Literal["clean", "pgd", "cw"]
+    kind: Literal["clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack"]
     steps: int = Field(0, ge=0, le=100_000)
     restarts: int = Field(1, ge=1, le=1000)
-    step: Pixels | None = Field(None, ge=0, le=1)  # None: epsilon/4
+    step: Pixels | None = Field(None, ge=0, le=1000)  # None: epsilon/4
     label: str | None = Field(None, pattern=r"^[a-z0-9_]+$")  # its name in metrics, in place of `pgd20`
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: Pixels | None = Field(
+        None, ge=0, le=1000
+    )  # radius in that norm; None: the trial's, which is L-infinity
+    queries: int | None = Field(None, ge=1, le=1_000_000)  # of Square; None: 5000
 
     @model_validator(mode="before")
     @classmethod
@@ -51,25 +76,74 @@ class EvaluationAttack(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _clean_has_no_steps(self) -> EvaluationAttack:
-        if self.kind == "clean" and (self.steps or self.restarts > 1 or self.step is not None):
-            raise ValueError("clean images are not attacked, so clean takes no steps, step or restarts")
+    def _takes_what_it_knows(self) -> EvaluationAttack:
+        given = {
+            "steps": self.steps > 0,
+            "step": self.step is not None,
+            "restarts": self.restarts > 1,
+            "queries": self.queries is not None,
+        }
+        surplus = [name for name, is_given in given.items() if is_given and name not in TAKES[self.kind]]
+        if self.kind == "clean":
+            if surplus or self.norm != "linf" or self.epsilon is not None:
+                raise ValueError(
+                    "clean images are not attacked, so clean takes no steps, step, restarts, queries, norm or epsilon"
+                )
+        elif surplus:
+            taken = ", ".join([*TAKES[self.kind], "norm", "epsilon", "label"])
+            raise ValueError(f"{self.kind} takes no {' and no '.join(surplus)}; it takes {taken}")
+        if self.norm == "l2" and self.epsilon is None:
+            raise ValueError(
+                "norm: l2 needs a radius of its own, since the trial's epsilon is L-infinity; "
+                "write for example epsilon: 128/255"
+            )
+        if self.norm == "linf":
+            for name, value in (("epsilon", self.epsilon), ("step", self.step)):
+                if value is not None and value > 1:
+                    raise ValueError(f"{name}: {value:g} is too much; allowed: 0 to 1, the range of pixels")
         return self
 
     @property
     def key(self) -> str:
-        """Its name in metrics: the label, else `clean`, `pgd20`, `pgd20x5` (with restarts)."""
-        plain = self.kind if self.kind == "clean" else f"{self.kind}{self.steps}"
-        return self.label or (plain if self.restarts == 1 else f"{plain}x{self.restarts}")
+        """Its name in metrics: the label, else `clean`, `pgd20`, `pgd20x5` (restarts), `square_q300`, `apgd_t_l2_eps0_5`."""
+        plain = f"{self.kind}{self.steps}" if "steps" in TAKES[self.kind] else self.kind.replace("-", "_")
+        if self.restarts > 1:
+            plain += f"x{self.restarts}" if "steps" in TAKES[self.kind] else f"_x{self.restarts}"
+        if self.queries is not None:
+            plain += f"_q{self.queries}"
+        if self.norm != "linf":
+            plain += f"_{self.norm}"
+        if self.epsilon is not None:
+            plain += f"_eps{_as_word(self.epsilon)}"
+        return self.label or plain
+
+    def radius(self, epsilon: float) -> float:
+        """Its own radius, else the trial's `epsilon`."""
+        return epsilon if self.epsilon is None else self.epsilon
+
+    def identity(self) -> dict[str, Any]:
+        """What of it belongs to an evaluation's fingerprint. Later fields are left out at their defaults, so that they
+        changed no fingerprint when they came."""
+        dumped = self.model_dump(mode="json")
+        later = {name: type(self).model_fields[name].default for name in ("norm", "epsilon", "queries")}
+        return {name: value for name, value in dumped.items() if name not in later or value != later[name]}
+
+
+def _as_word(radius: float) -> str:
+    """8/255 -> `8_255`, 0.5 -> `0_5`: letters that a metric's name may hold."""
+    levels = round(radius * 255)
+    if radius and radius != round(radius) and math.isclose(levels / 255, radius, rel_tol=1e-9):
+        return f"{levels}_255"
+    return re.sub(r"[^a-z0-9]+", "_", f"{radius:.10g}")
 
 
 def _from_name(name: str, steps: Any = None) -> dict[str, Any]:
     """`pgd20` -> {kind: pgd, steps: 20}; `pgd` takes the steps that stand beside it."""
     found = re.fullmatch(r"(pgd|cw)(\d*)", name)
-    if name == "clean":
-        return {"kind": "clean"}
+    if name in TAKES and found is None:
+        return {"kind": name}
     if found is None:
-        raise ValueError(f"unknown attack '{name}'; {known(name, ATTACKS)}; any pgdN and cwN with N steps")
+        raise ValueError(f"unknown attack '{name}'; {known(name, NAMES)}; any pgdN and cwN with N steps")
     if found[2] and steps is not None and str(steps) != found[2]:
         raise ValueError(
             f"'{name}' has {found[2]} steps, but steps: {steps} stands beside it; give one of the two"
@@ -130,7 +204,8 @@ def split_weights(name: str) -> tuple[str, str]:
 def evaluation_fingerprint(trial: Trial, evaluation: Evaluation) -> str:
     """The identity of an evaluation of a trial: 64 hex digits.
 
-    It covers the trial's, the weights (of an average: how it averages), the attack, epsilon and the test images.
+    It covers the trial's, the weights (of an average: how it averages), the attack with its own radius if it has one, the
+    trial's epsilon and the test images.
     """
     return identity_of_evaluation(fingerprint(trial), trial, evaluation)
 
@@ -143,7 +218,7 @@ def identity_of_evaluation(trial_fingerprint: str, trial: Trial, evaluation: Eva
             "trial": trial_fingerprint,
             "weights": evaluation.weights,
             "average": [one.model_dump(mode="json") for one in trial.method.averaging if one.key == average],
-            "attack": evaluation.attack.model_dump(mode="json"),
+            "attack": evaluation.attack.identity(),
             "name": evaluation.attack.key,  # the stored metrics carry it
             "epsilon": trial.epsilon,
             "test_digest": trial.data.test_digest,

@@ -2,49 +2,78 @@
 
     part defaults < preset recipe < protocol < sweep `trial:` < grid point < profile < --set
 
-Keys may be nested or dotted (`method.mining.early_drop_step`). Layers merge key by key; a part of the method with another
-name replaces the part below it. `method: NAME` (or `method.preset: NAME`) in any layer puts that preset below all layers.
-Epochs at which something starts belong to a length of training: where a higher layer changes `epochs`, the `start_epoch`s
-and milestones of the layers below scale with it, to the nearest whole epoch (halves up).
+How layers merge and how epochs scale: `ham_core.layers`. `method: NAME` (or `method.preset: NAME`) in any layer puts that
+preset below all layers. Other trials that a trial uses are resolved with it, from the layers that `ham_core.starts` makes.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from ham_core.config import MOST_EPOCHS, Schedule, Trial, data_settings, flatten, with_facts
+from ham_core.config import Start, Trial, data_settings, flatten, with_facts, with_seed
 from ham_core.data.index import facts
 from ham_core.data.index import names as data_names
 from ham_core.data.source import Facts
 from ham_core.errors import RequestError, known
-from ham_core.parts import Kind, find
+from ham_core.layers import (
+    OBJECTIVE,
+    SINGLE_PARTS,
+    STARTS,
+    Layer,
+    Leaf,
+    Words,
+    merge,
+    parse_set,
+    scale,
+    scaled,
+    set_layer,
+)
+from ham_core.objectives.base import Objective
+from ham_core.parts import build
 from ham_core.presets import Preset, load_preset
 from ham_core.presets import names as preset_names
 from ham_core.sentences import Path, Problem, dotted, problems_of, shown
-from ham_core.yamlfile import Key, load, parse
+from ham_core.starts import (
+    EPOCHS,
+    PRESET,
+    Leaves,
+    Level,
+    Request,
+    chain,
+    epochs_of_state,
+    levels_of,
+    other_split,
+    own,
+    preset_part,
+    requests,
+    shared,
+    unknown_settings,
+    unknown_weights,
+)
+from ham_core.yamlfile import Key, load
 
-DEFAULT_EPOCHS: int = Trial.model_fields["epochs"].default
-DEFAULT_MILESTONES = Schedule.model_fields["milestones"].default
-PRESET = ("method", "preset")
-MILESTONES = ("schedule", "milestones")
-WEIGHT = ("method", "mining", "weight")
-PART_KINDS: dict[str, Kind] = {
-    "objective": "objectives",
-    "mining": "mining",
-    "calibration": "calibration",
-    "averaging": "averaging",
-}
-PARTS = tuple(("method", kind) for kind in PART_KINDS)
-SINGLE_PARTS = PARTS[:3]
-WHICH_DATA = ("name", "folder", "label", "size", "train_digest", "test_digest")
+__all__ = [
+    "DataFacts",
+    "Layer",
+    "Leaf",
+    "Resolved",
+    "Words",
+    "idle_parts",
+    "load_trial",
+    "parse_set",
+    "resolve",
+    "scaled",
+    "set_layer",
+]
+
 DIGESTS = ("train_digest", "test_digest")
 
 # What takes the place of a required setting that is wrong, so that the others can still be looked at.
@@ -58,205 +87,7 @@ STAND_INS: dict[Path, Any] = {
     ("augment", "flip"): False,
 }
 
-Words = tuple[str, ...]  # ("method", "mining", "start_epoch")
-
-
-# layers ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One setting: its value, where it came from in the words of `--origins`, and where it is written."""
-
-    value: Any
-    origin: str
-    place: str
-    depth: int = -1  # which layer gave it; -1: a default
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Settings from one source. `origin` "" stands for the place. `place(key path as written)` -> `sweeps/x.yaml:5`."""
-
-    origin: str
-    settings: Mapping[str, Any]
-    place: Callable[[Key], str]
-
-    @cached_property
-    def expanded(self) -> tuple[dict[Words, Leaf], list[str]]:
-        """The settings as leaves by their whole key, and what is wrong with the keys."""
-        leaves: dict[Words, Leaf] = {}
-        problems: list[str] = []
-        for path, value, written in _walk(self.settings, (), ()):
-            place = self.place(written)
-            if "" in path:
-                problems.append(f"{place}: key '{written[-1]}' has an empty word between its dots")
-            elif path in leaves:
-                problems.append(
-                    f"{place}: {dotted(path)} is given twice (first at {leaves[path].place}); keep one"
-                )
-            else:
-                leaves[path] = Leaf(value, self.origin or place, place)
-        return leaves, problems
-
-
-def _walk(value: Any, path: Words, written: Key) -> Iterator[tuple[Words, Any, Key]]:
-    """(whole key, value, key path as written) of every setting, short forms written out."""
-    if isinstance(value, str):
-        short = _written_out(value, path)
-        if isinstance(short, Mapping):
-            yield from (((*path, key), below, written) for key, below in short.items())
-            return
-        value = short
-    if not isinstance(value, Mapping) or (path and not value):
-        yield path, value, written
-        return
-    for key, below in value.items():
-        word = "null" if key is None else str(key)
-        yield from _walk(below, (*path, *word.split(".")), (*written, key))
-
-
-def _written_out(value: str, path: Words) -> Any:
-    """`method: at` -> {preset: at}, `method.objective: trades` -> {name: trades}, `data: digits` -> {name: digits}."""
-    if path == ("method",):
-        return {"preset": value}
-    if path in SINGLE_PARTS:
-        return None if value == "none" and path[1] != "objective" else {"name": value}
-    if path == ("model",):
-        return {"name": value}
-    return data_settings(value) if path == ("data",) else value
-
-
-def parse_set(text: str) -> tuple[str, Any]:
-    """`epochs=3` -> ("epochs", 3). The value is YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise RequestError(f"--set {text}: is no setting; write --set key=value, for example --set epochs=3")
-    if not value.strip():
-        raise RequestError(f"--set {text}: has no value; write --set {key}=VALUE, or {key}=null for none")
-    return key.strip(), parse(value, f"--set {text}").value
-
-
-def set_layer(settings: Mapping[str, Any], texts: Mapping[str, str]) -> Layer:
-    """The highest layer. `texts` holds what was typed for each key."""
-    return Layer(
-        "--set", settings, lambda written: f"--set {texts[str(written[0])] if written else ''}".strip()
-    )
-
-
-# merging -----------------------------------------------------------------------------------------------------------
-
-
-def _merge(layers: Sequence[dict[Words, Leaf]]) -> tuple[dict[Words, Leaf], list[int]]:
-    """All leaves of the stack, and the number of epochs as each layer leaves it."""
-    merged: dict[Words, Leaf] = {}
-    epochs = []
-    for depth, layer in enumerate(layers):
-        _drop_replaced(merged, layer)
-        for path, leaf in layer.items():
-            _put(merged, path, replace(leaf, depth=depth))
-        epochs.append(_epochs(merged))
-    return merged, epochs
-
-
-def _drop_replaced(merged: dict[Words, Leaf], layer: Mapping[Words, Leaf]) -> None:
-    """A part with another name, and other images, leave nothing of what was there before."""
-    for part in PARTS:
-        name = (*part, "name")
-        if name in layer and name in merged and merged[name].value != layer[name].value:
-            _drop_below(merged, part)
-    if ("data", "name") in layer or ("data", "folder") in layer:
-        for key in WHICH_DATA:
-            merged.pop(("data", key), None)
-
-
-def _put(merged: dict[Words, Leaf], path: Words, leaf: Leaf) -> None:
-    for length in range(1, len(path)):
-        above = merged.pop(path[:length], None)
-        if above is not None and path[:length] == WEIGHT and isinstance(above.value, str):
-            merged[(*WEIGHT, "measure")] = above  # `weight: softmax_l1` below `weight.parameter: 2`
-    if leaf.value == {} and any(len(key) > len(path) and key[: len(path)] == path for key in merged):
-        return  # a group without settings changes nothing; in place of a single setting it is refused later
-    _drop_below(merged, path)
-    merged[path] = leaf
-
-
-def _drop_below(merged: dict[Words, Leaf], path: Words) -> None:
-    if len(path) <= 3:  # no setting lies deeper than method.mining.weight.parameter
-        for key in [key for key in merged if key[: len(path)] == path and key != path]:
-            del merged[key]
-
-
-def _epochs(merged: Mapping[Words, Leaf]) -> int:
-    """The number of epochs that the layers so far ask for."""
-    leaf = merged.get(("epochs",))
-    try:
-        epochs = DEFAULT_EPOCHS if leaf is None else int(leaf.value)
-    except (TypeError, ValueError, OverflowError):
-        return DEFAULT_EPOCHS
-    return epochs if 0 < epochs <= MOST_EPOCHS else DEFAULT_EPOCHS  # validation says what is wrong with it
-
-
-# scaling -----------------------------------------------------------------------------------------------------------
-
-
-def scaled(epoch: Any, before: int, now: int) -> Any:
-    """The same share of the training, to the nearest epoch, halves up: 49 of 120 -> 5 of 12. Lists entry by entry."""
-    if isinstance(epoch, list | tuple):
-        return [scaled(one, before, now) for one in epoch]
-    if isinstance(epoch, int) and not isinstance(epoch, bool):
-        return (2 * epoch * now + before) // (2 * before)
-    return epoch
-
-
-def _scale(merged: dict[Words, Leaf], epochs: Sequence[int]) -> None:
-    """Bring every epoch that was written for another length of training to this one."""
-    now = epochs[-1] if epochs else DEFAULT_EPOCHS
-    _add_scaled_defaults(merged, now)
-    for path, leaf in list(merged.items()):
-        before = epochs[leaf.depth] if leaf.depth >= 0 else DEFAULT_EPOCHS
-        if before == now:
-            continue
-        value = leaf.value
-        if path[-1] == "start_epoch" or path == MILESTONES:
-            value = scaled(value, before, now)
-        elif isinstance(value, list):
-            value = [_scaled_entry(one, before, now) for one in value]
-        if value != leaf.value:
-            merged[path] = replace(
-                leaf, value=value, origin=f"{leaf.origin}, scaled from {before} to {now} epochs"
-            )
-
-
-def _scaled_entry(entry: Any, before: int, now: int) -> Any:
-    """An average, or an entry of a schedule of base weights."""
-    if isinstance(entry, Mapping) and "start_epoch" in entry:
-        return {**entry, "start_epoch": scaled(entry["start_epoch"], before, now)}
-    return entry
-
-
-def _add_scaled_defaults(merged: dict[Words, Leaf], now: int) -> None:
-    """Write out the defaults that hold epochs, which are meant for the default number of epochs."""
-    if now == DEFAULT_EPOCHS:
-        return
-    above = merged.get(MILESTONES[:1])
-    if MILESTONES not in merged and (above is None or above.value == {}):
-        merged.pop(MILESTONES[:1], None)
-        merged[MILESTONES] = Leaf(list(DEFAULT_MILESTONES), "default", "")
-    for word, kind in PART_KINDS.items():
-        name = merged.get(("method", word, "name"))
-        for key, value in _epoch_defaults(kind, name.value).items() if name is not None else ():
-            merged.setdefault(("method", word, key), Leaf(value, "default", name.place if name else ""))
-
-
-def _epoch_defaults(kind: Kind, name: Any) -> dict[str, int]:
-    """The part's settings that hold an epoch, where their default is not 0."""
-    try:
-        part = find(kind, name)
-    except PydanticCustomError:
-        return {}  # validation says that there is no such part
-    defaults = {key: part.model_fields[key].default for key in part.epoch_fields}
-    return {key: value for key, value in defaults.items() if isinstance(value, int) and value}
+Said = tuple[str, str]  # (place, what is wrong there)
 
 
 # the result --------------------------------------------------------------------------------------------------------
@@ -264,25 +95,43 @@ def _epoch_defaults(kind: Kind, name: Any) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A trial, its method's name for people, and where its values came from."""
+    """A trial, its method's name for people, and where its values came from.
+
+    `sources`: the other trials that it uses, by `start_from` and `helper`; `own_seeds`: those whose seed is written for them.
+    """
 
     trial: Trial
     preset: Preset | None
     leaves: Mapping[Words, Leaf] = field(repr=False)
+    sources: Mapping[str, Resolved] = field(default_factory=dict)
+    own_seeds: frozenset[str] = frozenset()
 
     @cached_property
     def origins(self) -> dict[str, str]:
-        """dotted key -> `preset ham-official`, `sweeps/x.yaml:5`, `profile smoke`, `--set` or `default`; scaled: says so."""
-        found = {key: self._leaf(key) for key in flatten(self.trial.model_dump(mode="json"))}
-        return {key: "default" if leaf is None else leaf.origin for key, leaf in found.items()}
+        """dotted key -> `preset ham-official`, `sweeps/x.yaml:5`, `profile smoke`, `--set` or `default`; scaled: says so.
+
+        A setting that the objective fixes comes from `objective standard`.
+        """
+        found: dict[str, str] = {}
+        objective = self.trial.method.objective
+        fixed = {f"attack.{key}" for key in objective.attack_settings(self.trial.epsilon)}
+        for key in flatten(self.trial.model_dump(mode="json", exclude=set(self.sources))):
+            leaf = _nearest(self.leaves, tuple(key.split(".")))
+            found[key] = "default" if leaf is None else leaf.origin
+            if key in fixed:
+                found[key] = f"objective {objective.name}"
+        for word, other in self.sources.items():
+            found |= {f"{word}.trial.{key}": origin for key, origin in other.origins.items()}
+            found[f"{word}.weights"] = self.leaves[(word, "weights")].origin
+        return found
 
     def place(self, key: str) -> str:
         """Where a setting is written; empty for a default."""
-        leaf = self._leaf(key)
+        word, _, rest = key.partition(".trial.")
+        if rest and word in self.sources:
+            return self.sources[word].place(rest)
+        leaf = _nearest(self.leaves, tuple(key.split(".")))
         return "" if leaf is None else leaf.place
-
-    def _leaf(self, key: str) -> Leaf | None:
-        return _nearest(self.leaves, tuple(key.split(".")))
 
     @property
     def label(self) -> str:
@@ -295,30 +144,67 @@ class Resolved:
         return self._named(self.preset.title if self.preset else "", " + ")
 
     def _named(self, name: str, joint: str) -> str:
+        method = self.trial.method
         before = _preset_parts(self.preset.name) if self.preset else {}
-        now = {word: getattr(getattr(self.trial.method, word), "name", None) for _, word in SINGLE_PARTS}
-        changed = [now[word] or f"no-{word}" for word in now if now[word] != before.get(word)]
+        now = {"objective": chain(method.objective)}
+        now |= {
+            word: [part.name] if (part := getattr(method, word)) else [] for word in ("mining", "calibration")
+        }
+        changed: list[str] = []
+        for word, names in now.items():
+            pairs = list(itertools.zip_longest(names, before.get(word, [])))
+            changed += [one for one, old in pairs if one is not None and one != old]
+            changed += [f"no-{word}"] if pairs and not names else []
         return joint.join([name, *changed] if name else changed)
 
+    @property
+    def keeps(self) -> frozenset[str]:
+        """The other trials whose seed is their own, as `with_seed` takes them: `start_from`, `start_from.helper`."""
+        below = {f"{word}.{key}" for word, other in self.sources.items() for key in other.keeps}
+        return self.own_seeds | below
+
+    def seeded(self, seed: Leaf) -> Resolved:
+        """The same with another seed; the trials that it uses follow."""
+        return replace(
+            self,
+            trial=with_seed(self.trial, seed.value, self.keeps),
+            leaves={**self.leaves, ("seed",): seed},
+            sources={
+                word: other if word in self.own_seeds else other.seeded(seed)
+                for word, other in self.sources.items()
+            },
+        )
+
     def idle(self) -> list[str]:
-        """`idle_parts` of the trial, each sentence with its place in front."""
-        return [f"{self.place(key) or 'default'}: {text}" for key, text in _idle(self.trial)]
+        """`idle_parts` of the trial and of those it begins with or asks, each sentence with its place in front."""
+        return [f"{place or 'default'}: {text}" for place, text in self._idle()]
+
+    def _idle(self) -> Iterator[Said]:
+        for key, text in _idle(self.trial):
+            yield self.place(key), text
+        for word, other in self.sources.items():
+            if not getattr(self.trial, word).continues:  # what is taken on may well start later
+                yield from ((place, f"{word}: {text}") for place, text in other._idle())
 
 
 def idle_parts(trial: Trial) -> list[str]:
-    """One sentence per mining, calibration or average that would start only after the last epoch."""
+    """One sentence per part of the method that would start only after the last epoch."""
     return [text for _, text in _idle(trial)]
 
 
 def _idle(trial: Trial) -> Iterator[tuple[str, str]]:
     method = trial.method
-    parts = [("method.mining", method.mining), ("method.calibration", method.calibration)]
+    parts: list[tuple[str, Any]] = [("method.objective", method.objective)]
+    while (base := getattr(parts[-1][1], "base", None)) is not None:
+        parts.append((f"{parts[-1][0]}.base", base))
+    parts += [("method.mining", method.mining), ("method.calibration", method.calibration)]
     parts += [("method.averaging", average) for average in method.averaging]
     for key, part in parts:
-        if part is not None and part.start_epoch >= trial.epochs:
+        start = getattr(part, "start_epoch", 0)
+        if start >= trial.epochs:
             yield (
                 f"{key}.start_epoch",
-                f"{key}.start_epoch is {part.start_epoch}, so '{part.name}' never becomes active in {trial.epochs} epochs "
+                f"{key}.start_epoch is {start}, so '{part.name}' never becomes active in {trial.epochs} epochs "
                 f"(0 to {trial.epochs - 1}); allowed: 0 to {trial.epochs - 1}, or more epochs",
             )
 
@@ -367,67 +253,208 @@ def preset_layer(name: str) -> Layer:
 
 
 @cache
-def _preset_parts(name: str) -> dict[str, Any]:
-    """objective, mining and calibration of a preset, by name."""
+def _preset_parts(name: str) -> dict[str, list[str]]:
+    """objective (with those it wraps), mining and calibration of a preset, by name."""
     leaves = preset_layer(name).expanded[0]
-    return {
-        word: leaves[(*part, "name")].value
-        for part in SINGLE_PARTS
-        if (*part, "name") in leaves
-        for word in part[1:]
-    }
+    found = {"objective": chain(_objective(leaves))}
+    for part in SINGLE_PARTS[1:]:
+        leaf = leaves.get((*part, "name"))
+        found[part[1]] = [] if leaf is None else [leaf.value]
+    return found
 
 
 def resolve(layers: Sequence[Layer], look: DataFacts | None = None) -> Resolved:
     """The trial of a stack of layers, lowest first. RequestError with every problem that was found."""
     problems = [problem for layer in layers for problem in layer.expanded[1]]
-    stack = [dict(layer.expanded[0]) for layer in layers]
-    wrong_method = _take_out_wrong_methods(stack)
-    preset, wrong_preset = _preset_of(stack)
-    wrong_method += wrong_preset
-    problems += wrong_method
-    bottom = preset_layer(preset.name).expanded[0] if preset else {}
-    merged, epochs = _merge([bottom, *stack])
-    _forget_start_of_another_objective(merged, bottom)
-    _scale(merged, epochs)
     files = [layer for layer in layers if not layer.origin]  # not a protocol or a command line
     home = (files or layers)[0].place(())
-    trial, found = _validate(merged, look or DataFacts(), home, bool(wrong_method))
-    if problems or found or trial is None:
-        raise RequestError(list(dict.fromkeys([*problems, *found])))
-    return Resolved(trial, preset, merged)
+    levels = [Level(layer.expanded[0]) for layer in layers]
+    resolved, found = _resolve(levels, look or DataFacts(), home)
+    problems += [f"{place}: {text}" for place, text in found]
+    if problems or resolved is None:
+        raise RequestError(list(dict.fromkeys(problems)))
+    return resolved
 
 
-def _take_out_wrong_methods(stack: Sequence[dict[Words, Leaf]]) -> list[str]:
+@dataclass(frozen=True)
+class _Purpose:
+    """Why another trial is resolved: what asks for it, what it shares with that, and when its state is taken."""
+
+    request: Request
+    shared: Mapping[Words, Leaf | None]
+    epochs: Leaf | None
+
+
+def _resolve(
+    levels: Sequence[Level],
+    look: DataFacts,
+    home: str,
+    purpose: _Purpose | None = None,
+    led: tuple[str, ...] = (),
+) -> tuple[Resolved | None, list[Said]]:
+    """The trial of the levels above its preset, or what is wrong. `led`: presets that led here by nothing but themselves."""
+    levels, problems = _without_wrong_methods(levels)
+    preset, unknown = _preset_of(levels)
+    problems += unknown
+    method_is_wrong = bool(problems)
+    if preset is not None and preset.name in led:
+        circle = " -> ".join([*led[led.index(preset.name) :], preset.name])
+        return None, [
+            (home, f"the presets {circle} start from one another in a circle; name another method, or none")
+        ]
+    bottom = preset_layer(preset.name).expanded[0] if preset else {}
+    levels = [Level(preset_part(purpose.request, bottom) if purpose else bottom, True), *levels]
+    merged, epochs = merge([level.leaves for level in own(levels)])
+    _forget_start_of_another_objective(merged, bottom)
+    scale(merged, epochs)
+    if purpose is not None:
+        _share(merged, purpose)
+    sources = _sources(levels, merged, epochs, look, (*led, preset.name) if preset else led)
+    trial, found = _validate(merged, sources, look, home, method_is_wrong)
+    problems += found
+    problems += [said for source in sources for said in source.told(trial, problems)]
+    if problems or trial is None:
+        return None, problems
+    used = {
+        source.request.word: source for source in sources if getattr(trial, source.request.word) is not None
+    }
+    resolved = {word: source.resolved for word, source in used.items() if source.resolved is not None}
+    leaves = _with_starts(merged, levels, used)
+    own_seeds = frozenset(word for word, source in used.items() if source.request.says(("seed",)))
+    return Resolved(trial, preset, leaves, resolved, own_seeds), []
+
+
+def _share(merged: Leaves, purpose: _Purpose) -> None:
+    """Put what the other trial has from the one that uses it in place of what its own levels say."""
+    for path, leaf in purpose.shared.items():
+        merged.pop(path, None)
+        if leaf is not None:
+            merged[path] = leaf
+    if purpose.epochs is not None:
+        merged[EPOCHS] = purpose.epochs
+
+
+def _with_starts(merged: Leaves, levels: Sequence[Level], used: Mapping[str, _Source]) -> Leaves:
+    """The leaves with those that say which other trials there are, or that there are none."""
+    found = dict(merged)
+    for word in STARTS:
+        if word in used:
+            found[(word, "weights")] = used[word].request.weights
+            continue
+        none = next((level.leaves[(word,)] for level in reversed(levels) if (word,) in level.leaves), None)
+        if none is not None:
+            found[(word,)] = none
+    return found
+
+
+def _without_wrong_methods(levels: Sequence[Level]) -> tuple[list[Level], list[Said]]:
     """A `method` that is neither a name nor a mapping would hide what the layers below say: out, with a sentence."""
-    found = [
-        layer.pop(PRESET[:1]) for layer in stack if PRESET[:1] in layer and layer[PRESET[:1]].value != {}
-    ]
-    return [
-        f"{leaf.place}: method is {shown(leaf.value)}; allowed: a name, for example method: at, or a mapping; "
-        f"{known(leaf.value, preset_names())}"
-        for leaf in found
-    ]
+    kept: list[Level] = []
+    problems: list[Said] = []
+    for level in levels:
+        leaf = level.leaves.get(PRESET[:1])
+        if leaf is not None and leaf.value != {}:
+            text = f"method is {shown(leaf.value)}; allowed: a name, for example method: at, or a mapping"
+            problems.append((leaf.place, f"{text}; {known(leaf.value, preset_names())}"))
+            rest = {path: one for path, one in level.leaves.items() if path != PRESET[:1]}
+            level = replace(level, leaves=rest)
+        kept.append(level)
+    return kept, problems
 
 
-def _preset_of(stack: Sequence[dict[Words, Leaf]]) -> tuple[Preset | None, list[str]]:
+def _preset_of(levels: Sequence[Level]) -> tuple[Preset | None, list[Said]]:
     """The preset that the highest layer names which names one."""
-    leaf = next((layer[PRESET] for layer in reversed(stack) if PRESET in layer), None)
+    leaf = next((level.leaves[PRESET] for level in reversed(levels) if PRESET in level.leaves), None)
     if leaf is None or leaf.value is None:
         return None, []
     if leaf.value not in preset_names():
         return None, [
-            f"{leaf.place}: unknown method {shown(leaf.value)}; {known(leaf.value, preset_names())}"
+            (leaf.place, f"unknown method {shown(leaf.value)}; {known(leaf.value, preset_names())}")
         ]
     return load_preset(leaf.value), []
 
 
-def _forget_start_of_another_objective(merged: dict[Words, Leaf], bottom: Mapping[Words, Leaf]) -> None:
-    """A recipe's start point belongs to its objective."""
-    name, start = ("method", "objective", "name"), merged.get(("attack", "start"))
-    inherited = start is not None and start.depth == 0
-    if inherited and name in bottom and merged[name].value != bottom[name].value:
+def _objective(leaves: Mapping[Words, Leaf]) -> Objective | None:
+    """The objective of these leaves; None where it is wrong, which validation says, or where there is none."""
+    length = len(OBJECTIVE)
+    inside = {
+        path[length:]: leaf for path, leaf in leaves.items() if path[:length] == OBJECTIVE and path[length:]
+    }
+    try:
+        return cast(Objective, build("objectives", _nested(inside)))
+    except (PydanticCustomError, ValidationError):
+        return None
+
+
+def _forget_start_of_another_objective(merged: Leaves, bottom: Mapping[Words, Leaf]) -> None:
+    """A recipe's start point belongs to its objective, whatever is wrapped around that."""
+    start = merged.get(("attack", "start"))
+    if start is None or start.depth != 0:
+        return
+    before, now = _objective(bottom), _objective(merged)
+    if before is not None and now is not None and before.root.name != now.root.name:
         del merged[("attack", "start")]
+
+
+# other trials ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Another trial as far as it could be resolved. `said`: what is wrong with it; `asked`: what is wrong with the asking."""
+
+    request: Request
+    resolved: Resolved | None
+    said: Sequence[Said]
+    asked: Sequence[Said]
+
+    @property
+    def start(self) -> Start | None:
+        """What the trial that uses it holds."""
+        if self.resolved is None or self.asked:
+            return None
+        return Start(trial=self.resolved.trial, weights=self.request.weights.value)
+
+    def told(self, trial: Trial | None, known_already: Sequence[Said]) -> list[Said]:
+        """What is wrong, without what the trial that uses it has wrong in the same way."""
+        texts = {text for _, text in known_already}
+        fresh = [
+            (place, f"{self.request.word}: {text}")
+            for place, text in self.said
+            if (place, text) not in known_already and not (place == self.request.place and text in texts)
+        ]
+        split = other_split(self.request, trial, self.resolved.trial) if trial and self.resolved else []
+        return [*self.asked, *fresh, *split]
+
+
+def _sources(
+    levels: Sequence[Level],
+    merged: Mapping[Words, Leaf],
+    epochs: Sequence[int],
+    look: DataFacts,
+    led: tuple[str, ...],
+) -> list[_Source]:
+    """The other trials of a stack of levels, the lowest of which is the preset's."""
+    asked_for, wrong = requests(levels)
+    objective = _objective(merged)
+    sources = [_Source(request, None, (), said) for request, said in wrong]
+    for request in asked_for:
+        request, asked = unknown_settings(request)
+        at: Leaf | None = None
+        if request.continues:
+            at, missing = epochs_of_state(request, epochs)
+            asked += missing
+        start = objective.root.start if objective is not None else None
+        purpose = _Purpose(request, shared(request, merged, start), at)
+        resolved, said = _resolve(
+            levels_of(request, levels), look, request.place, purpose, led if request.by_presets else ()
+        )
+        asked += unknown_weights(request, None if resolved is None else resolved.trial)
+        sources.append(_Source(request, resolved, said, asked))
+    return sources
+
+
+# validation --------------------------------------------------------------------------------------------------------
 
 
 def _nested(merged: Mapping[Words, Leaf]) -> dict[str, Any]:
@@ -444,23 +471,37 @@ def _nested(merged: Mapping[Words, Leaf]) -> dict[str, Any]:
 
 
 def _validate(
-    merged: dict[Words, Leaf], look: DataFacts, home: str, method_is_wrong: bool
-) -> tuple[Trial | None, list[str]]:
+    merged: Leaves, sources: Sequence[_Source], look: DataFacts, home: str, method_is_wrong: bool
+) -> tuple[Trial | None, list[Said]]:
     """The trial, or every problem: what is wrong is reported, taken out, and the rest is looked at again."""
-    merged, problems = dict(merged), []
-    removed: list[str] = []
     settings = _nested(merged)
-    filled, unusable = _with_data(settings, merged, look, home)
-    problems += unusable
+    filled, problems = _with_data(settings, merged, look, home)
+    places = merged | {
+        (source.request.word, *path): leaf
+        for source in sources
+        for given in source.request.given
+        for path, leaf in given.items()
+    }
+    removed: list[str] = []
     method = settings.get("method") or {}
     if isinstance(method, dict) and "objective" not in method:
         if not method_is_wrong:
             where = _place(merged, ("method",), "", home)
             problems.append(
-                f"{where}: no method; write for example method: at; known: {', '.join(preset_names())}"
+                (where, f"no method; write for example method: at; known: {', '.join(preset_names())}")
             )
         removed.append("method")
         filled["method"] = {**STAND_INS[("method",)], **method}
+    objective = _objective(merged)
+    for source in sources:
+        word, start = source.request.word, source.start
+        if start is None:
+            removed.append(word)
+        elif (
+            word != "helper" or objective is None or objective.root.needs_helper
+        ):  # else nobody asks the helper
+            filled[word] = start
+            places[(word, "weights")] = source.request.weights
     trial = None
     for _ in range(6):  # each round takes something out; checks across settings come last
         try:
@@ -469,10 +510,10 @@ def _validate(
         except ValidationError as error:
             fresh = problems_of(error, Trial, filled)
         except RequestError as error:
-            problems += [f"{home}: {problem}" for problem in error.problems]
+            problems += [(home, problem) for problem in error.problems]
             break
         told = [one for one in fresh if one.path or not any(_speaks_of(one.text, key) for key in removed)]
-        problems += [f"{_place(merged, one.path, one.text, home)}: {one.text}" for one in told]
+        problems += [(_place(places, one.path, one.text, home), one.text) for one in told]
         removed += [dotted(one.path) for one in fresh]
         if not _take_out(filled, fresh):
             break
@@ -481,17 +522,16 @@ def _validate(
 
 def _with_data(
     settings: dict[str, Any], merged: Mapping[Words, Leaf], look: DataFacts, home: str
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Said]]:
     """Settings with the facts of their data set. Where there are none: with stand-ins, and the reason."""
     data = data_settings(settings.get("data"))
-    by_hand: list[str] = []
+    by_hand: list[Said] = []
     if isinstance(data, dict) and len(given := [key for key in DIGESTS if key in data]) == 1:
         key = given[0]
         data = {word: value for word, value in data.items() if word != key}
-        by_hand = [
-            f"{_place(merged, ('data', key), '', home)}: data.{key} is {shown(settings['data'][key])}, but digests are not "
-            "given by hand: they follow from the data set; remove it"
-        ]
+        text = f"data.{key} is {shown(settings['data'][key])}, but digests are not given by hand"
+        where = _place(merged, ("data", key), "", home)
+        by_hand = [(where, f"{text}: they follow from the data set; remove it")]
     settings = settings | {"data": data}
     if isinstance(data, dict) and "train_digest" in data:
         return settings, []
@@ -499,12 +539,12 @@ def _with_data(
     if not isinstance(data, dict) or not (data.get("name") or data.get("folder")):
         written = "" if not data or isinstance(data, dict) else f" is {shown(data)}, which"
         text = f"data{written} names no images; write for example data: digits, or a folder"
-        problems = [f"{where}: {text}; known: {', '.join(data_names())}"]
+        problems = [(where, f"{text}; known: {', '.join(data_names())}")]
     else:
         try:
             return with_facts(settings, look(data)), by_hand
         except RequestError as error:
-            problems = [f"{where}: {problem}" for problem in error.problems]
+            problems = [(where, problem) for problem in error.problems]
         except (TypeError, ValueError):
             problems = []  # a name or size of the wrong type: validation says so
     stand_in = {"label": "", "train_digest": "", "test_digest": "", "validation": 0.1}
@@ -541,7 +581,11 @@ def _place(merged: Mapping[Words, Leaf], path: Path, text: str, home: str) -> st
     if words in merged:
         return merged[words].place or home
     inside = {key: leaf for key, leaf in merged.items() if key[: len(words)] == words and leaf.place}
-    named = [leaf for key, leaf in inside.items() if _speaks_of(text, dotted(key))]
+    named = [
+        leaf
+        for key, leaf in inside.items()
+        if _speaks_of(text, dotted(key)) or (key[-1] == "name" and _speaks_of(text, dotted(key[:-1])))
+    ]
     if named or (inside and words):
         return max(named or inside.values(), key=lambda leaf: leaf.depth).place
     leaf = _nearest(merged, words) if words else None

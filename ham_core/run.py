@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ham_core.config import Trial, fingerprint
-from ham_core.data.split import Dataset
-from ham_core.evaluation import attack_images
+from ham_core import autoattack, doubts
+from ham_core.attacks.pgd import under_attack
+from ham_core.config import Start, Trial, fingerprint
+from ham_core.data.augment import to_float
+from ham_core.data.split import Dataset, Split
+from ham_core.errors import RequestError
+from ham_core.evaluation import Seen, attack_images
 from ham_core.folder import TrialFolder
 from ham_core.metrics import class_keys, metric_name, summarize
+from ham_core.network import build_model
 from ham_core.protocol import Evaluation, evaluation_fingerprint
 from ham_core.randomness import derived_seed
-from ham_core.training import Training, build_model, load_data
+from ham_core.training import Training, load_data
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,14 @@ def run_trial(
         if folder.is_done():
             for evaluation in missing:
                 if _late(deadline):
-                    yield Event("stopped", trial.epochs)
+                    yield Event("stopped", folder.epochs_done())
                     return
-                yield evaluate(trial, folder, evaluation, dataset, chosen)
+                try:
+                    event = evaluate(trial, folder, evaluation, dataset, chosen, deadline)
+                except autoattack.Unfinished:
+                    yield Event("stopped", folder.epochs_done())
+                    return
+                yield event
 
 
 def with_kept_averages(trial: Trial, folder: TrialFolder) -> Trial:
@@ -85,8 +95,17 @@ def with_kept_averages(trial: Trial, folder: TrialFolder) -> Trial:
 def _train(
     trial: Trial, folder: TrialFolder, dataset: Dataset, device: torch.device, deadline: float | None
 ) -> Iterator[Event]:
-    training = Training(trial, dataset, device=device)
+    start, helper = trial.start_from, trial.helper
     state = folder.checkpoint(str(device))
+    if state is None and start is not None and start.continues:
+        state = _take_over(folder, start, device)
+    training = Training(
+        trial,
+        dataset,
+        device=device,
+        start=None if state is not None or start is None else weights_of(folder, start, device),
+        helper=None if helper is None else weights_of(folder, helper, device),
+    )
     if state is not None:
         training.restore(state)
         folder.append(state["record"])  # killed between the checkpoint and its line in the journal
@@ -100,50 +119,121 @@ def _train(
             yield Event("epoch", result.epoch, result.metrics)
             if _late(deadline):
                 break
-    if training.epoch < trial.epochs:
+    if not training.finished:
         yield Event("stopped", training.epoch)
         return
-    folder.finish({"epochs": trial.epochs, **machine(device)})
-    yield Event("trained", trial.epochs)
+    folder.finish({"epochs": training.epoch, "held_out": dataset.held_out, **machine(device)})
+    yield Event("trained", training.epoch)
+
+
+def source_folder(folder: TrialFolder, start: Start) -> TrialFolder:
+    """Where the store keeps another trial that this one uses. RequestError: it is not trained."""
+    source = TrialFolder(folder.path.parent / fingerprint(start.trial))
+    if not source.is_done():
+        raise RequestError(
+            f"{source.path}: this trial starts from another one, which is not trained yet "
+            f"({source.epochs_done()} of {start.trial.epochs} epochs); train that first, as ham sweep and ham train do"
+        )
+    return source
+
+
+def weights_of(folder: TrialFolder, start: Start, device: torch.device) -> dict[str, Any]:
+    """Weights of another trial."""
+    return source_folder(folder, start).weights(start.weights, str(device))
+
+
+def _take_over(folder: TrialFolder, start: Start, device: torch.device) -> dict[str, Any]:
+    """The other trial's epochs become the first of this one: its kept weights, its journal, its state.
+
+    The journal comes last but for the checkpoint of our own that the next epoch writes; killed in between, this runs again.
+    """
+    source = source_folder(folder, start)
+    state = source.checkpoint(str(device))
+    if state is None:
+        raise RequestError(
+            f"{source.path}: its checkpoint is gone, so its training cannot be continued; delete the folder to train it again"
+        )
+    for name in source.weight_names():
+        if not name.startswith("last"):
+            folder.save_weights(name, source.weights(name))
+    for record in source.journal():
+        folder.append(record)
+    return state
 
 
 def evaluate(
-    trial: Trial, folder: TrialFolder, evaluation: Evaluation, dataset: Dataset, device: torch.device
+    trial: Trial,
+    folder: TrialFolder,
+    evaluation: Evaluation,
+    dataset: Dataset,
+    device: torch.device,
+    deadline: float | None = None,
 ) -> Event:
-    """Run one attack on one set of weights and store its per-image predictions."""
+    """Run one attack on one set of weights and store its per-image predictions, and what makes them doubtful.
+
+    autoattack.Unfinished: AutoAttack was stopped by the deadline; the same call goes on where it stopped.
+    """
     model = build_model(trial, dataset, device)
     model.load_state_dict(folder.weights(evaluation.weights, str(device)))
     attack, classes = evaluation.attack, dataset.classes
+    identity = evaluation_fingerprint(trial, evaluation)
+    progress = folder.path / "evaluations" / f"{identity}.partial.npz"
     seen = attack_images(
-        model, dataset.test, attack, epsilon=trial.epsilon, seed=derived_seed(trial.seed, "evaluation")
+        model,
+        dataset.test,
+        attack,
+        epsilon=trial.epsilon,
+        seed=derived_seed(trial.seed, "evaluation"),
+        progress=progress,
+        late=lambda: _late(deadline),
     )
     label = dataset.test.labels.cpu().numpy()
     statistics = summarize(label, seen.prediction == label, classes)
     metrics = {metric_name(evaluation.weights, attack.key, name): value for name, value in statistics.items()}
     counts = np.bincount(label, minlength=len(classes))
-    identity = evaluation_fingerprint(trial, evaluation)
-    record = {
+    record: dict[str, Any] = {
         "fingerprint": identity,
         "trial": fingerprint(trial),
         "weights": evaluation.weights,
         "attack": attack.model_dump(mode="json"),
         "attack_name": attack.key,
-        "epsilon": trial.epsilon,
+        "epsilon": attack.radius(trial.epsilon),
         "classes": list(classes),
         "images": {key: int(n) for key, n in zip(class_keys(classes), counts, strict=True)},
         "metrics": metrics,
         "seconds": seen.seconds,
         **machine(device),
     }
+    if seen.broken:
+        record["broken"] = seen.broken
+        record["versions"]["pyautoattack"] = autoattack.version()
+    record["doubts"] = _doubts(model, dataset.test, seen, record, folder)
     arrays = {
         "label": label,
         "prediction": seen.prediction,
         "clean": seen.clean,
         "confidence": seen.confidence,
         "clean_confidence": seen.clean_confidence,
+        **seen.parts,
     }
     folder.save_evaluation(identity, record, arrays)
+    progress.unlink(missing_ok=True)
     return Event("evaluated", trial.epochs, metrics, f"{evaluation.weights}/{attack.key}")
+
+
+def _doubts(
+    model: torch.nn.Module, test: Split, seen: Seen, record: dict[str, Any], folder: TrialFolder
+) -> list[str]:
+    """The checks that cost a few passes; ham_core/doubts.py has one that costs attacks of its own."""
+    few = slice(0, doubts.IMAGES)
+    with under_attack(model, "eval"):
+        found = doubts.of_model(model, to_float(test.images[few]), test.labels[few])
+    return [
+        *found,
+        *doubts.of_extent(seen.extent, record["epsilon"]),
+        *doubts.of_ensemble(seen.broken, len(test)),
+        *doubts.between(folder.evaluations(), record),
+    ]
 
 
 def machine(device: torch.device) -> dict[str, Any]:

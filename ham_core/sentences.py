@@ -66,7 +66,7 @@ def shown(value: Any) -> str:
 
 def _without_tags(location: tuple[int | str, ...]) -> Path:
     """pydantic names the branch of a union that it tried (`float`, `tuple[BaseFrom, ...]`); keys are words of ours."""
-    tag = re.compile(r"(float|int|str|bool|none|.*[\[\](), ].*|[A-Z]\w*)$")
+    tag = re.compile(r"((constrained-)?(float|int)|str|bool|none|.*[\[\](), ].*|[A-Z]\w*)$")
     return tuple(part for part in location if isinstance(part, int) or not tag.match(part))
 
 

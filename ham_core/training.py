@@ -17,34 +17,29 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from ham_core import models
-from ham_core.adversary import craft
-from ham_core.attacks.pgd import autocast
-from ham_core.averaging.base import Averaging
-from ham_core.calibration.base import Factors
-from ham_core.config import Trial, fingerprint
+from ham_core.adversary import Crafted, Streams, active_mining, counted, craft
+from ham_core.attacks.pgd import pgd, start_point, under_attack
+from ham_core.calibration.base import Calibration, Factors, Observed
+from ham_core.classlog import ClassLog
+from ham_core.config import Start, Trial, fingerprint
 from ham_core.data import load
-from ham_core.data.augment import augment, to_float
+from ham_core.data.augment import augment
 from ham_core.data.split import Dataset, Split
 from ham_core.errors import RequestError
-from ham_core.evaluation import attack_images
-from ham_core.metrics import class_keys, summarize
-from ham_core.protocol import EvaluationAttack
-from ham_core.randomness import derived_seed, generator
+from ham_core.held_out import held_out_accuracies, held_out_losses
+from ham_core.network import average_of, build_model, fewest_rows, set_precision
+from ham_core.objectives.base import Objective, cross_entropy
+from ham_core.randomness import generator
+from ham_core.selection import judge, rules_won
 
-SELECTION_RULES = {
-    "best": lambda robust: robust["avg"],
-    "best_sum": lambda robust: robust["avg"] + robust["worst"],
-    "best_worst": lambda robust: robust["worst"],
-}
+Weights = dict[str, Tensor]  # a network's state dict
 
 
 class DivergedError(RuntimeError):
@@ -57,16 +52,39 @@ class EpochResult:
 
     epoch: int
     metrics: dict[str, float]
-    kept: dict[str, dict[str, Tensor]] = field(repr=False)
+    kept: dict[str, Weights] = field(repr=False)
 
 
 class Training:
-    """One trial in training. Iterating yields one EpochResult per remaining epoch."""
+    """One trial in training. Iterating yields one EpochResult per remaining epoch.
 
-    def __init__(self, trial: Trial, dataset: Dataset, *, device: str | torch.device = "cpu") -> None:
+    `start` are the weights to begin with and `helper` those of the helper, where the trial has such other trials.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        dataset: Dataset,
+        *,
+        device: str | torch.device = "cpu",
+        start: Weights | None = None,
+        helper: Weights | None = None,
+    ) -> None:
         self.trial, self.dataset, self.device = trial, dataset, torch.device(device)
+        self.objective: Objective = trial.method.objective
+        self.calibration: Calibration | None = trial.method.calibration
+        self.classes = len(dataset.classes)
+        self.counts = torch.bincount(dataset.train.labels, minlength=self.classes)
         self.epoch = 0
+        self.finished = False
         self.model = build_model(trial, dataset, self.device)
+        if start is not None:
+            self.model.load_state_dict(start)
+        self.helper = None if trial.helper is None else build_model(trial.helper.trial, dataset, self.device)
+        if self.helper is not None:
+            if helper is not None:
+                self.helper.load_state_dict(helper)
+            self.helper.eval().requires_grad_(False)
         self.fewest = fewest_rows(self.model, dataset.train)
         if trial.batch_size < self.fewest:
             raise RequestError(
@@ -81,8 +99,17 @@ class Training:
             nesterov=trial.optimizer.nesterov,
         )
         self.averages = {part.key: average_of(self.model, part) for part in trial.method.averaging}
+        self.accepted = dict.fromkeys(self.averages, 0)  # epochs that entered each average
         self.best: dict[str, float] = {}
         self.robust: Tensor | None = None  # (C,) class-wise robust training accuracy of the epoch before
+        self.confusion: Tensor | None = None  # (C,C) mean predictions on x' of the epoch before
+        learnt = {} if self.calibration is None else self.calibration.initial(self.classes)
+        self.learnt = {name: values.to(self.device) for name, values in learnt.items()}
+        self.factors = Factors()
+        self.memory: dict[str, Tensor] = {}  # of the objective
+        self.before: dict[
+            str, Weights
+        ] = {}  # weights of the epoch before, where a collapse would go back to them
 
     # state ---------------------------------------------------------------------------------------------------------
 
@@ -91,34 +118,56 @@ class Training:
         return {
             "fingerprint": fingerprint(self.trial),
             "epoch": self.epoch,
+            "finished": self.finished,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": {key: average.state_dict() for key, average in self.averages.items()},
+            "accepted": dict(self.accepted),
             "best": dict(self.best),
             "robust": self.robust,
+            "confusion": self.confusion,
+            "learnt": dict(self.learnt),
+            "memory": dict(self.memory),
+            "before": dict(self.before),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same trial."""
-        if state["fingerprint"] != fingerprint(self.trial):
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state of the same trial, or of the trial whose epochs are the first of this one."""
+        start = self.trial.start_from
+        known = [fingerprint(self.trial)] + (
+            [fingerprint(start.trial)] if start is not None and start.continues else []
+        )
+        if state["fingerprint"] not in known:
             raise ValueError("this state belongs to another trial")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        absent = sorted(set(self.averages) - set(state["averages"]))
+        if absent:
+            raise RequestError(
+                f"method.averaging: the training that is continued did not keep {', '.join(absent)}"
+            )
         for key, average in self.averages.items():
             average.load_state_dict(state["averages"][key])
+        self.accepted = {key: state["accepted"][key] for key in self.averages}
         self.best, self.epoch = dict(state["best"]), state["epoch"]
-        self.robust = state["robust"]
+        self.robust, self.confusion = state["robust"], state["confusion"]
+        self.memory = dict(state["memory"])
+        if state["fingerprint"] == known[0]:
+            self.finished, self.learnt, self.before = (
+                state["finished"],
+                dict(state["learnt"]),
+                dict(state["before"]),
+            )
 
     # loop ----------------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[EpochResult]:
         set_precision(self.trial.precision)
-        while self.epoch < self.trial.epochs:
+        while self.epoch < self.trial.epochs and not self.finished:
             started = time.perf_counter()
             metrics = self._train_epoch()
-            self._update_averages("epoch")
             trained = time.perf_counter()
-            judged, kept = self._select()
+            judged, kept = self._judge_epoch()
             seconds = trained - started
             metrics |= judged
             metrics |= {
@@ -128,241 +177,305 @@ class Training:
             }
             result = EpochResult(self.epoch, metrics, kept)
             self.epoch += 1
+            self.finished = self.finished or self.epoch == self.trial.epochs
             yield result
 
     def _train_epoch(self) -> dict[str, float]:
         trial, train, epoch = self.trial, self.dataset.train, self.epoch
-        factors = self._factors()
-        rate = trial.optimizer.lr * trial.schedule.factor(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        order = generator(trial.seed, "order", epoch)
-        noise = generator(trial.seed, "noise", epoch, self.device)
-        chance = generator(trial.seed, "mining", epoch)
-        log = ClassLog(len(self.dataset.classes), self.device)
         passes: Counter[str] = Counter()
-        permutation = torch.randperm(len(train), generator=order).to(self.device)
-        for index in permutation.split(trial.batch_size):
-            images, y = train.images[index], train.labels[index]
+        self._renew_calibration()
+        order = generator(trial.seed, "order", epoch)
+        streams = Streams(
+            generator(trial.seed, "noise", epoch, self.device), generator(trial.seed, "mining", epoch)
+        )
+        log = ClassLog(self.classes, self.device)
+        batches = -(-len(train) // trial.batch_size)
+        repeats = self.objective.passes_per_batch()
+        probe: tuple[Tensor, Tensor] | None = None
+        for position, index in enumerate(self._batches(order)):
+            y = train.labels[index]
             x = augment(
-                images,
+                train.images[index],
                 crop=trial.augment.crop,
                 flip=trial.augment.flip,
                 padding=trial.augment.padding,
                 generator=order,
             ).contiguous(memory_format=torch.channels_last)
-            margin = None if factors.margin is None else factors.margin[y]
-            batch = craft(
-                self.model, x, y, trial, epoch=epoch, margin=margin, noise=noise, chance=chance, passes=passes
-            )
-            log.flags(batch.flags)
-            if len(batch.y) < self.fewest:
-                log.skipped += 1
-                continue
-            loss, adv_logits = self._loss(batch.x, batch.adv, batch.y, batch.weights, factors, passes)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            passes["weight_gradient"] += len(batch.y)
-            self.optimizer.step()
-            self._update_averages("step")
-            log.batch(batch.y, adv_logits, loss, batch.weights)
-        self.robust = log.robust_shares()
+            probe = probe or (x, y)
+            for repeat in range(repeats):
+                self._set_rate(epoch + (position + repeat / repeats) / batches)
+                self._step(x, y, streams, log, passes)
+        self.robust = log.robust_shares(self.robust)
+        self.confusion = log.confusion()
         metrics = log.metrics(self.dataset.classes)
         if not math.isfinite(metrics.get("train/loss", 0.0)):
             raise DivergedError(
                 f"the training loss is {metrics['train/loss']} in epoch {epoch}; "
                 "lower optimizer.lr, or use precision: fp32"
             )
-        metrics["train/learning_rate"] = rate
+        metrics["train/learning_rate"] = trial.optimizer.lr * trial.schedule.factor(epoch)
         metrics["train/images"] = float(len(train))
+        if probe is not None:
+            metrics |= self._probe(*probe)
         return metrics | {
             f"train/passes/{kind}": float(passes[kind])
             for kind in ("forward", "input_gradient", "weight_gradient")
         }
 
+    def _batches(self, order: torch.Generator) -> Iterator[Tensor]:
+        """Positions of each batch: a permutation in pieces, or what the calibration draws."""
+        total, size = len(self.dataset.train), self.trial.batch_size
+        calibration = self._active_calibration()
+        if calibration is None or not calibration.samples:
+            yield from torch.randperm(total, generator=order).to(self.device).split(size)
+            return
+        labels = self.dataset.train.labels
+        for first in range(0, total, size):
+            yield calibration.draw(self.learnt, labels, min(size, total - first), order)
+
+    def _step(self, x: Tensor, y: Tensor, streams: Streams, log: ClassLog, passes: Counter[str]) -> None:
+        """Attack one batch x (B,C,H,W), y (B,), and take one step on what is left of it."""
+        first = self.objective.carried(self.memory, x)
+        crafted = craft(
+            self.model,
+            x,
+            y,
+            self.trial,
+            epoch=self.epoch,
+            streams=streams,
+            passes=passes,
+            margin=self.factors.of("margin", y),
+            counts=self.counts,
+            first=first,
+        )
+        kept = crafted.kept
+        log.flags(crafted.flags)
+        for labels, right in crafted.left:
+            log.right(labels, right)
+        if len(kept.y) < self.fewest:
+            log.skipped += 1
+            return
+        adv = kept.adv if first is None else kept.adv.detach().requires_grad_()
+        around = self.objective.neighbourhood(
+            list(self.model.named_parameters()), lambda: self._gradients(crafted, passes), self.epoch
+        )
+        with around:
+            loss, adv_logits, weights = self._loss(crafted, adv, passes)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        if adv.grad is not None:
+            margin = self.factors.of("margin", kept.y)
+            radius = torch.full_like(kept.y, self.trial.epsilon, dtype=adv.dtype)
+            self.objective.remember(
+                self.memory, kept.rows, adv.grad, radius if margin is None else margin * radius
+            )
+        self._update_averages("step")
+        log.batch(kept.y, adv_logits, loss, weights)
+        if self.calibration is not None and self.calibration.needs_confusion:
+            log.confidences(kept.y, adv_logits)
+        active = self._active_calibration()
+        if active is not None and active.samples:
+            self.learnt = active.observe(self.learnt, kept.y, adv_logits.argmax(1) == kept.y)
+
     def _loss(
-        self,
-        x: Tensor,
-        adv: Tensor,
-        y: Tensor,
-        weights: Tensor | None,
-        factors: Factors,
-        passes: Counter[str],
-    ) -> tuple[Tensor, Tensor]:
-        """(L, logits of the adversarial examples (n,C))."""
-        objective = self.trial.method.objective
+        self, crafted: Crafted, adv: Tensor, passes: Counter[str]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(L, logits of the adversarial examples (n,C), mining's weights (n,)), in training mode."""
+        kept, objective = crafted.kept, self.objective
         self.model.train()
-        clean = self._forward(x, passes) if objective.loss_needs_clean else None
-        adv_logits = self._forward(adv, passes)
-        beta = None if factors.beta is None else factors.beta[y]
-        losses = objective.loss(clean, adv_logits, y, beta)
-        if weights is not None:
-            losses = losses * weights
-        if factors.weight is not None:
-            losses = losses * factors.weight[y]
-        return losses.mean(), adv_logits.detach()
+        through = counted(self.model, self.trial.precision, passes)
 
-    def _forward(self, images: Tensor, passes: Counter[str]) -> Tensor:
-        passes["forward"] += len(images)
-        with autocast(self.trial.precision, self.device):
-            logits: Tensor = self.model(images)
-        return logits.float()
+        def forward(images: Tensor) -> Tensor:
+            passes["weight_gradient"] += len(images)
+            return through(images)
 
-    def _factors(self) -> Factors:
-        calibration = self.trial.method.calibration
-        if calibration is None or self.robust is None or self.epoch < calibration.start_epoch:
-            return Factors()
-        factors: Factors = calibration.factors(self.robust)
-        return factors
+        clean = forward(kept.x) if objective.root.loss_needs_clean else None
+        adv_logits = forward(adv)
+        images, values = objective.points(
+            kept.x, adv, kept.marks, lambda seen: self._ask_helper(seen, passes)
+        )
+        extra = values | {name: forward(points) for name, points in images.items()}
+        losses = objective.loss(
+            clean,
+            adv_logits,
+            kept.y,
+            natural=self.factors.of("natural", kept.y),
+            beta=self.factors.of("beta", kept.y),
+            extra=extra,
+        )
+        weights = kept.weights
+        mining = active_mining(self.trial, self.epoch)
+        found = None if mining is None else mining.weigh_trained(adv_logits.detach(), kept.y)
+        if found is not None:
+            weights = found if weights is None else weights * found
+        for factor in (weights, self.factors.of("weight", kept.y)):
+            losses = losses if factor is None else losses * factor
+        return losses.mean(), adv_logits.detach(), weights
 
-    def _update_averages(self, moment: str) -> None:
+    def _gradients(self, crafted: Crafted, passes: Counter[str]) -> list[Tensor]:
+        """∇_θ L at the present weights, per parameter; BatchNorm's statistics stay as they are."""
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        loss, _, _ = self._loss(crafted, crafted.kept.adv, passes)
+        gradients = torch.autograd.grad(loss, list(self.model.parameters()))
+        for buffer, old in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(old)
+        return list(gradients)
+
+    @torch.no_grad()
+    def _ask_helper(self, images: Tensor, passes: Counter[str]) -> Tensor:
+        if self.helper is None:
+            raise RequestError(
+                f"helper: the objective {self.objective.name} asks a helper, and this trial has none"
+            )
+        return counted(self.helper, self.trial.precision, passes)(images)
+
+    def _set_rate(self, time: float) -> None:
+        """The learning rate at a time in epochs."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.trial.optimizer.lr * self.trial.schedule.factor(time)
+
+    # calibration ---------------------------------------------------------------------------------------------------
+
+    def _active_calibration(self) -> Calibration | None:
+        calibration = self.calibration
+        return None if calibration is None or self.epoch < calibration.start_epoch else calibration
+
+    def _renew_calibration(self) -> None:
+        calibration = self._active_calibration()
+        if calibration is None:
+            self.factors = Factors()
+            return
+        observed = Observed(
+            self.epoch,
+            self.counts,
+            self.robust,
+            self.confusion,
+            lambda steps: held_out_accuracies(self.model, self.trial, self.dataset, steps, epoch=self.epoch),
+            lambda: held_out_losses(self.model, self.trial, self.dataset, self._ask_helper, epoch=self.epoch),
+        )
+        self.learnt = calibration.renew(self.learnt, observed)
+        self.factors = calibration.factors(self.learnt)
+
+    # after an epoch ------------------------------------------------------------------------------------------------
+
+    def _probe(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """Accuracy on the epoch's first batch under a short attack; a collapse ends the training."""
+        steps = self.objective.probe_steps()
+        if not steps:
+            return {}
+        noise = generator(self.trial.seed, "probe", self.epoch, self.device)
+        with under_attack(self.model, "eval"), torch.no_grad():
+            adv = pgd(
+                self.model,
+                x,
+                lambda z, rows: cross_entropy(z, y[rows]),
+                epsilon=self.trial.epsilon,
+                step=self.trial.epsilon / 4,
+                steps=steps,
+                start=start_point(x, "uniform", self.trial.epsilon, noise),
+            )
+            now = float((self.model(adv).argmax(1) == y).float().mean())
+        before = self.memory.get("probe")
+        self.finished = before is not None and self.objective.collapsed(float(before), now)
+        self.memory["probe"] = torch.tensor(now)
+        return {"train/probe": now, "train/collapsed": float(self.finished)}
+
+    def _update_averages(self, moment: str, worst: float = 1.0) -> None:
         for part in self.trial.method.averaging:
-            if part.every == moment and self.epoch >= part.start_epoch:
+            if part.every == moment and self.epoch >= part.start_epoch and part.accepts(worst):
                 self.averages[part.key].update_parameters(self.model)
+                if moment == "epoch":
+                    self.accepted[part.key] += 1
 
-    def _select(self) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
-        """Judge the weights and each average on the selection images -> (metrics, weights to be kept)."""
+    def _judge_epoch(self) -> tuple[dict[str, float], dict[str, Weights]]:
+        """Judge θ, let it into the averages, judge those -> (metrics, weights to be kept)."""
         metrics: dict[str, float] = {}
-        kept: dict[str, dict[str, Tensor]] = {}
-        images = self.dataset.test if self.trial.selection.on == "test" else self.dataset.validation
-        candidates: dict[str, nn.Module] = {"": self.model}
-        candidates |= {
-            f"_{key}": average.module for key, average in self.averages.items() if int(average.n_averaged) > 0
-        }
-        for suffix, model in candidates.items():
-            robust = self._judge(model, images, f"val{suffix}", metrics)
-            names = ["last"] if self.epoch == self.trial.epochs - 1 else []
-            for rule, score_of in SELECTION_RULES.items():
-                score = score_of(robust)
-                if score > self.best.get(f"{rule}{suffix}", -math.inf):
-                    self.best[f"{rule}{suffix}"] = score
-                    names.append(rule)
-            if names:
-                weights = copy.deepcopy(model.state_dict())
-                kept |= {f"{name}{suffix}": weights for name in names}
+        kept: dict[str, Weights] = {}
+        on_test = self.trial.selection.on == "test"
+        images = self.dataset.test if on_test else self.dataset.validation
+        worst = self._judge("", self.model, images, metrics, kept)["worst"]
+        if on_test and any(part.needs_validation for part in self.trial.method.averaging):
+            robust, found = judge(
+                self.model, self.dataset.validation, self.trial, self.dataset.classes, "held_out"
+            )
+            worst = robust["worst"]
+            metrics |= found
+        self._update_averages("epoch", worst)
+        for part in self.trial.method.averaging:
+            average = self.averages[part.key]
+            if part.needs_validation:
+                metrics[f"train/accepted/{part.key}"] = float(self.accepted[part.key])
+                if self.epoch == self.trial.epochs - 1 and not self.accepted[part.key]:
+                    average.update_parameters(self.model)  # none passed: the last θ stands in, 0 says so
+            if int(average.n_averaged) > 0:
+                self._judge(f"_{part.key}", average.module, images, metrics, kept)
+        if self.objective.probe_steps():
+            if self.finished:
+                kept |= {f"last{suffix}": weights for suffix, weights in self.before.items()}
+            self.before = {
+                suffix: copy.deepcopy(model.state_dict()) for suffix, model in self._candidates().items()
+            }
         return metrics, kept
 
     def _judge(
-        self, model: nn.Module, images: Split, prefix: str, metrics: dict[str, float]
+        self,
+        suffix: str,
+        model: nn.Module,
+        images: Split,
+        metrics: dict[str, float],
+        kept: dict[str, Weights],
     ) -> dict[str, float]:
-        selection = self.trial.selection
-        attack = EvaluationAttack(kind="pgd", steps=selection.steps)
-        seen = attack_images(
-            model, images, attack, epsilon=self.trial.epsilon, seed=derived_seed(self.trial.seed, "selection")
-        )
-        labels = images.labels.cpu().numpy()
-        clean = summarize(labels, seen.clean == labels, self.dataset.classes)
-        robust = summarize(labels, seen.prediction == labels, self.dataset.classes)
-        metrics |= {f"{prefix}/clean/{name}": value for name, value in clean.items()}
-        metrics |= {f"{prefix}/{attack.key}/{name}": value for name, value in robust.items()}
+        """Judge θ or an average, add its metrics, and its weights under every name that they now deserve -> statistics."""
+        robust, found = judge(model, images, self.trial, self.dataset.classes, f"val{suffix}")
+        metrics |= found
+        names = ["last"] if self.epoch == self.trial.epochs - 1 else []
+        names += rules_won(robust, suffix, self.best)
+        if names:
+            weights = copy.deepcopy(model.state_dict())
+            kept |= {f"{name}{suffix}": weights for name in names}
         return robust
 
-
-class ClassLog:
-    """Class-wise counts of one epoch, summed on the device so that no batch waits for them."""
-
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self.classes, self.device = classes, device
-        self.shares: dict[str, tuple[Tensor, Tensor]] = {}  # name -> (yes (C,), asked (C,))
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.steps = 0
-        self.skipped = 0
-
-    def _add(self, name: str, y: Tensor, values: Tensor) -> None:
-        yes = torch.zeros(self.classes, dtype=torch.float64, device=self.device).index_add_(
-            0, y, values.double()
-        )
-        asked = torch.bincount(y, minlength=self.classes)
-        before = self.shares.get(name)
-        self.shares[name] = (yes, asked) if before is None else (before[0] + yes, before[1] + asked)
-
-    def flags(self, flags: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """What mining noted of a batch."""
-        for name, (y, values) in flags.items():
-            self._add(name, y, values)
-
-    def batch(self, y: Tensor, adv_logits: Tensor, loss: Tensor, weights: Tensor | None) -> None:
-        """A batch that was trained on."""
-        self._add("robust", y, adv_logits.argmax(1) == y)
-        if weights is not None:
-            self._add("weight", y, weights)
-        self.loss_sum += loss.detach()
-        self.steps += 1
-
-    def robust_shares(self) -> Tensor:
-        """(C,) robust training accuracy; 0 for a class without images."""
-        if "robust" not in self.shares:
-            return torch.zeros(self.classes, device=self.device)
-        yes, asked = self.shares["robust"]
-        return (yes / asked.clamp_min(1)).float()
-
-    def metrics(self, classes: tuple[str, ...]) -> dict[str, float]:
-        """train/<name>/<class> and train/<name>/all of everything counted."""
-        found = {"train/skipped": float(self.skipped)}
-        if self.steps:
-            found["train/loss"] = float(self.loss_sum) / self.steps
-        for name, (yes, asked) in self.shares.items():
-            total = int(asked.sum())
-            if total:
-                found[f"train/{name}/all"] = float(yes.sum()) / total
-            for key, hits, n in zip(class_keys(classes), yes.tolist(), asked.tolist(), strict=True):
-                if n:
-                    found[f"train/{name}/{key}"] = hits / n
-        return found
-
-
-def build_model(trial: Trial, dataset: Dataset, device: torch.device) -> nn.Module:
-    """The trial's network with its initial weights, in channels_last. Torch's global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(trial.seed, "weights"))
-        model = models.build(
-            trial.model.name,
-            width=trial.model.width,
-            classes=len(dataset.classes),
-            channels=dataset.train.images.shape[1],
-            mean=dataset.mean,
-            std=dataset.std,
-            normalize=trial.model.normalize,
-        )
-    return model.to(device).to(memory_format=torch.channels_last)
-
-
-def fewest_rows(model: nn.Module, images: Split) -> int:
-    """The smallest batch a step can be taken on: 2 where a BatchNorm would see one value per channel, else 1."""
-    probe = copy.deepcopy(model).train()
-    try:
-        with torch.no_grad():
-            probe(to_float(images.images[:1]))
-    except ValueError:  # torch: "Expected more than 1 value per channel when training"
-        return 2
-    return 1
-
-
-def average_of(model: nn.Module, part: Averaging) -> AveragedModel:
-    """θ̄ with the part's rate. BatchNorm's statistics are averaged too; counters are copied."""
-
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        rate = part.rate(int(updates))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), 1 - rate)
-        else:
-            for old, new in zip(averaged, current, strict=True):
-                old.copy_(new)
-
-    return AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
-
-
-def set_precision(precision: str) -> None:
-    """fp32 means fp32 in convolutions too, which CUDA otherwise computes in TF32."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    def _candidates(self) -> dict[str, nn.Module]:
+        """θ and each average that has begun, by what their names end in."""
+        begun = {key: average for key, average in self.averages.items() if int(average.n_averaged) > 0}
+        return {"": self.model} | {f"_{key}": average.module for key, average in begun.items()}
 
 
 def train(
     trial: Trial, dataset: Dataset | None = None, *, device: str | torch.device = "cpu"
 ) -> Iterator[EpochResult]:
-    """Train a trial from its start: one EpochResult per epoch."""
-    yield from Training(trial, load_data(trial, device) if dataset is None else dataset, device=device)
+    """Train a trial from its start: one EpochResult per epoch. Trials that it starts from are trained first, unseen."""
+    yield from _prepared(trial, dataset, device)
+
+
+def _prepared(trial: Trial, dataset: Dataset | None, device: str | torch.device) -> Training:
+    """A training that has what it needs of other trials, which are trained here and now."""
+    start, helper = trial.start_from, trial.helper
+    found = None if start is None else _finished(start, dataset, device)
+    asked = None if helper is None else _finished(helper, dataset, device)
+    continues = start is not None and start.continues
+    images = load_data(trial, device) if dataset is None else dataset
+    training = Training(trial, images, device=device, start=None if continues else found, helper=asked)
+    if continues and found is not None:
+        training.restore(found)
+    return training
+
+
+def _finished(start: Start, dataset: Dataset | None, device: str | torch.device) -> dict[str, Any]:
+    """The weights, or the state, of a trial that is trained for another one's sake."""
+    training = _prepared(start.trial, dataset, device)
+    kept: dict[str, Weights] = {}
+    for result in training:
+        kept |= result.kept
+    if start.continues:
+        return training.state()
+    if start.weights not in kept:
+        raise RequestError(
+            f"start: '{start.weights}' of another trial are of the epochs that it went on from; a trial store keeps them "
+            "(ham train, ham sweep, python -m ham_core train)"
+        )
+    return kept[start.weights]
 
 
 def load_data(trial: Trial, device: str | torch.device = "cpu") -> Dataset:

@@ -1,10 +1,14 @@
-"""What a sweep still needs: each trial against its folder in the store. Reads files, imports nothing heavy."""
+"""What a sweep still needs: each trial against its folder in the store. Reads files, imports nothing heavy.
+
+Trials come after those that they start from or ask. A trial that no grid asks for is trained only as long as one that needs
+it is not.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +16,7 @@ from ham_core.data.index import split_problems
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
 from ham_core.protocol import Evaluation, identity_of_evaluation
+from ham_core.starts import fitted
 from orchestration.sweep import Planned, Sweep
 
 Status = Literal["done", "partial", "missing"]
@@ -40,6 +45,7 @@ class Step:
             "seed": planned.seed,
             "grids": list(planned.grids),
             "values": dict(planned.values),
+            "needs": list(planned.needs),
             "epochs_left": self.epochs_left,
             "evaluations_left": [evaluation.name for evaluation in self.evaluations_left],
         }
@@ -94,12 +100,36 @@ def plan(sweep: Sweep, store: str | Path) -> Plan:
     problems += split_problems((step.planned.trial.data for step in steps if step.epochs_left), light=True)
     if problems:
         raise RequestError(problems)
-    return Plan(sweep, tuple(steps))
+    return Plan(sweep, tuple(_in_order(steps)))
+
+
+def _in_order(steps: Sequence[Step]) -> list[Step]:
+    """The steps, without training what nobody needs any more, and with words on what waits for what."""
+    wanted: set[str] = set()
+    found: list[Step] = []
+    for step in reversed(steps):  # those that need come after what they need
+        planned = step.planned
+        if planned.must_keep is not None and step.status != "done" and planned.fingerprint not in wanted:
+            step = Step(planned, "done", "no longer needed: what uses it is trained", 0, ())
+        wanted |= set(planned.needs) if step.epochs_left else set()
+        found.append(step)
+    found.reverse()
+    left = {step.planned.fingerprint: step.planned.row for step in found if step.epochs_left}
+    return [_with_waiting(step, [left[one] for one in step.planned.needs if one in left]) for step in found]
+
+
+def _with_waiting(step: Step, rows: Sequence[str]) -> Step:
+    if not step.epochs_left or not rows:
+        return step
+    return replace(step, why=f"{step.why}; waits for {' and '.join(rows)}")
 
 
 def examine(planned: Planned, store: str | Path) -> Step:
-    """How far one trial is."""
+    """How far one trial is. One that is only needed keeps what its folder keeps, and what is asked of it."""
     folder = TrialFolder.of(store, planned.fingerprint)
+    if planned.must_keep is not None:
+        kept = folder.kept_averages() if folder.settings() is not None else None
+        planned = replace(planned, trial=fitted(planned.trial, planned.must_keep, kept))
     epochs, evaluations = planned.trial.epochs, planned.evaluations
     if not (folder.path / "trial.json").exists():
         return Step(planned, "missing", "no folder in the store", epochs, evaluations)

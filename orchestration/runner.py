@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from ham_core.config import Trial
 from ham_core.errors import RequestError
 from ham_core.folder import unwritable
 from ham_core.protocol import EvaluationAttack
+from ham_core.starts import with_needed
 from orchestration.plan import examine, plan
 from orchestration.status import remember
 from orchestration.store import Store
@@ -108,8 +109,8 @@ def check(jobs: Sequence[Job], store: Store, resources: Resources) -> None:
         )
     if jobs and resources.address is not None:
         problems += _unreachable(resources.address)
-    for planned in jobs:
-        problems += store.folder(planned.fingerprint).problems()
+    for identity in dict.fromkeys(one for job in jobs for one in (job.fingerprint, *job.needs)):
+        problems += store.folder(identity).problems()
     for name, folder, size in sorted({_place(planned.trial) for planned in jobs}, key=str):
         problems += _absent(name, folder, size)
     if not problems:
@@ -215,13 +216,20 @@ def _run(
         recorder.begin()
         with live.display(told, console) as shown:
             listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
-            interrupted = False
+            interrupted, problems = False, []
+            waits = waits_of(jobs, store)
             try:
-                problems = engine.run(
-                    entries, listener, scratch=store.path / "ray", concurrent=resources.concurrent
-                )
+                for wave in waves(waits):
+                    ready = {identity for identity in wave if _can_start(identity, waits, listener, store)}
+                    if ready:
+                        problems += engine.run(
+                            [entry for entry in entries if entry["fingerprint"] in ready],
+                            listener,
+                            scratch=store.path / "ray",
+                            concurrent=resources.concurrent,
+                        )
             except KeyboardInterrupt:
-                problems, interrupted = [], True
+                interrupted = True
             for problem in problems[:1]:
                 shown.warn(
                     f"the display or the record missed an event ({problem}); it is completed at the end"
@@ -231,6 +239,37 @@ def _run(
     recorder.failures = listener.failed
     outcome.done = [job.fingerprint for job in jobs if is_complete(job, store)]
     outcome.interrupted = interrupted or len(outcome.done) + len(outcome.failed) < len(jobs)
+
+
+def waits_of(jobs: Sequence[Job], store: Store) -> dict[str, tuple[str, ...]]:
+    """Fingerprint of each job -> those of the jobs that must be trained before it and are not yet."""
+    left = {job.fingerprint: examine(cast("Planned", job), store.path).epochs_left > 0 for job in jobs}
+    return {
+        job.fingerprint: tuple(need for need in job.needs if left.get(need)) if left[job.fingerprint] else ()
+        for job in jobs
+    }
+
+
+def waves(waits: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The jobs in groups, each of which waits for earlier groups only. A job stands behind those that it waits for."""
+    depth: dict[str, int] = {}
+    for identity, needs in waits.items():
+        depth[identity] = 1 + max((depth[need] for need in needs), default=-1)
+    found: list[list[str]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
+    for identity, level in depth.items():
+        found[level].append(identity)
+    return found
+
+
+def _can_start(identity: str, waits: Mapping[str, Sequence[str]], listener: Listener, store: Store) -> bool:
+    """Whether all is trained that a job waited for. Where something of it failed, the job has failed."""
+    missing = [need for need in waits[identity] if not store.folder(need).is_done()]
+    for need in missing:
+        if need in listener.failed:
+            name = run_name(listener.jobs[need])
+            listener.ended(identity, f"its start {name} failed: {listener.failed[need]}")
+            return False
+    return not missing
 
 
 def lines_of(jobs: Sequence[Job], store: Store) -> dict[str, tuple[str, int, int]]:
@@ -389,20 +428,23 @@ class Recorder:
 def run_here(
     jobs: Sequence[Job], store: Store, uri: str, *, threads: int = 1, device: str = "auto", console: Console
 ) -> Outcome:
-    """Train and evaluate what these trials are missing in this process, one after the other."""
+    """Train and evaluate what these trials, and those that they need, are missing in this process, one after the other."""
     from orchestration import live
 
+    asked, outcome = jobs, Outcome(reused=sum(is_complete(job, store) for job in jobs))
+    jobs = _with_needed(asked, store)
     check(jobs, store, Resources(threads=threads))
     told = lines_of(jobs, store)
-    outcome = Outcome(reused=sum(is_complete(job, store) for job in jobs))
     waiting = [job for job in jobs if not is_complete(job, store)]
     recorder = Recorder(uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False))
     with live.display(told, console) as shown:
         listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
+        waits = waits_of(jobs, store)
         try:
             for job in waiting:
-                _run_here(job, store, listener, threads, device)
-                outcome.done += [job.fingerprint] if job.fingerprint not in listener.failed else []
+                if _can_start(job.fingerprint, waits, listener, store):
+                    _run_here(job, store, listener, threads, device)
+                    outcome.done += [job.fingerprint] if job.fingerprint not in listener.failed else []
         except KeyboardInterrupt:
             outcome.interrupted = True
     recorder.failures = listener.failed
@@ -412,6 +454,19 @@ def run_here(
     recorder.finish(interrupted=outcome.interrupted)
     outcome.tracking = recorder.problem
     return outcome
+
+
+def _with_needed(jobs: Sequence[Job], store: Store) -> list[Job]:
+    """The jobs, each after the trials that it still needs."""
+    from orchestration.tracking import Single
+
+    asked = {job.fingerprint: job for job in jobs}
+    trials = with_needed({key: (job.trial, job.row) for key, job in asked.items()}, store.path)
+    found: list[Job] = []
+    for identity, (trial, row) in trials.items():
+        job = asked.get(identity) or Single(trial, identity, name=row)
+        found.append(job if job.trial == trial else replace(cast("Single", job), trial=trial))
+    return found
 
 
 def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: str) -> None:

@@ -61,6 +61,15 @@ def status(store: Store, name: str | None = None) -> dict[str, Any]:
 
 def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
     trials = [_trial(store, one) for one in recorded["trials"]]
+    untrained = [one for one in recorded["trials"] if not store.folder(one["fingerprint"]).is_done()]
+    wanted = {need for one in untrained for need in one.get("needs", ())}
+    for one, trial in zip(recorded["trials"], trials, strict=True):
+        if (
+            not one["grids"]
+            and trial["status"] in ("partial", "missing")
+            and one["fingerprint"] not in wanted
+        ):
+            trial["status"] = "done"  # what uses it is trained, so nobody trains it any more
     counts = Counter(one["status"] for one in trials)
     return {"name": recorded["name"], "counts": {state: counts[state] for state in STATES}, "trials": trials}
 

@@ -6,6 +6,8 @@
     seeds:     [0, 1, 2]                 evaluate: [clean, pgd20, cw20]       weights: [best, last]
     protocol:  standard                  profiles: {NAME: settings}           title, description: text
 
+Sweep.trials also holds the trials that these start from or ask (`start_from`, `helper`), each once and before those that need
+it; without grids and evaluations where no grid asks for it.
 Precedence: part default < preset recipe < protocol < trial < grid point < profile < --set. A profile overrides settings
 and never what a grid varies. Trials that come out identical are one trial, in all the grids that ask for it.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,9 +29,11 @@ from pydantic import ValidationError
 from ham_core.config import Trial, fingerprint, flatten
 from ham_core.data.source import Facts
 from ham_core.errors import RequestError, known
+from ham_core.layers import STARTS
 from ham_core.protocol import PROTOCOLS, Evaluation, EvaluationAttack, Protocol, split_weights
 from ham_core.resolve import DataFacts, Layer, Leaf, Resolved, Words, parse_set, resolve, set_layer
 from ham_core.sentences import problems_of, shown
+from ham_core.starts import averages_asked_for, needs_of, role
 from ham_core.yamlfile import Document, Key, load
 
 KEYS = ("title", "description", "trial", "grid", "seeds", "evaluate", "weights", "protocol", "profiles")
@@ -52,7 +57,11 @@ BUILT_IN_PROFILES = {"smoke": SMOKE}
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """One trial of a sweep. `values`: what its grids vary, by dotted key; `row`: the same in words."""
+    """One trial of a sweep. `values`: what its grids vary, by dotted key; `row`: the same in words.
+
+    `needs`: fingerprints of the trials that are trained before it. A trial that is only needed has no grids; `must_keep` then
+    holds the averages that are asked of it (None: all that it has).
+    """
 
     trial: Trial
     fingerprint: str
@@ -64,6 +73,8 @@ class Planned:
     row: str
     evaluations: tuple[Evaluation, ...]
     resolved: Resolved = field(repr=False)
+    needs: tuple[str, ...] = ()
+    must_keep: frozenset[str] | None = None
 
     @cached_property
     def origins(self) -> dict[str, str]:
@@ -91,7 +102,8 @@ def plan_records(sweep: Sweep) -> list[dict[str, Any]]:
     """The sweep's expansion as it is recorded in plan.json: what a report may expect to find."""
     keys = ("fingerprint", "label", "title", "grids", "values", "seed", "row")
     return [
-        {key: getattr(planned, key) for key in keys} | {"grids": list(planned.grids)}
+        {key: getattr(planned, key) for key in keys}
+        | {"grids": list(planned.grids), "needs": list(planned.needs)}
         for planned in sweep.trials
     ]
 
@@ -171,7 +183,7 @@ class _Loader:
         self._refuse_sets_of_varied_keys(grids)
         weights = self._weights(protocol)
         planned = self._expand(grids, seeds, protocol)
-        trials = self._with_evaluations(_merged(planned, self.problems), attacks, weights)
+        trials = self._with_evaluations(_merged(_with_needed(planned), self.problems), attacks, weights)
         self._check_other_profiles()
         if self.problems:
             raise RequestError(list(dict.fromkeys(self.problems)))
@@ -587,6 +599,9 @@ class _Loader:
         kept: set[str] = set()
         result = []
         for planned in trials:
+            if not planned.grids:
+                result.append(planned)
+                continue
             averages = {"", *(average.key for average in planned.trial.method.averaging)}
             kept |= averages
             mine = [name for name in weights if split_weights(name)[1] in averages]
@@ -665,21 +680,41 @@ def _planned(
     """The trials of one grid point, one per seed."""
     settings = flatten(resolved.trial.model_dump(mode="json"))
     values = {key: _value(key, value, settings, resolved) for key, value in point.items()}
-    words = [
-        f"{key.rpartition('.')[2]}={_word(point[key], values[key])}" for key in values if key != "method"
-    ]
+    words = [f"{_short(key)}={_word(point[key], values[key])}" for key in values if key != "method"]
     label, title, row = resolved.label, resolved.title, " ".join([resolved.label, *words])
     for seed in seeds:
-        trial = resolved.trial.model_copy(update={"seed": seed.value})
-        own = replace(resolved, trial=trial, leaves={**resolved.leaves, ("seed",): seed})
-        yield Planned(trial, fingerprint(trial), label, title, (grid.name,), values, seed.value, row, (), own)
+        own = resolved.seeded(seed)
+        trial = own.trial
+        yield Planned(
+            trial,
+            fingerprint(trial),
+            label,
+            title,
+            (grid.name,),
+            values,
+            seed.value,
+            row,
+            (),
+            own,
+            needs_of(trial),
+        )
+
+
+def _short(key: str) -> str:
+    """A key as rows show it: its last word, whole where it is a setting of another trial."""
+    return key if key.partition(".")[0] in STARTS else key.rpartition(".")[2]
 
 
 def _value(key: str, given: Any, settings: Mapping[str, Any], resolved: Resolved) -> Any:
     """A varied value as the trial has it: 8/255 as a number, epochs scaled, a method by its label."""
     if key in ("method", "data"):
         return resolved.label if key == "method" else resolved.trial.data.label
-    return given if isinstance(given, Mapping) else settings.get(key, settings.get(f"{key}.name", given))
+    if key in STARTS:
+        return resolved.sources[key].label if key in resolved.sources else "none"
+    if isinstance(given, Mapping):
+        return given
+    full = re.sub(rf"\b({'|'.join(STARTS)})\.(?!trial\.|weights$)", r"\1.trial.", key)
+    return settings.get(full, settings.get(f"{full}.name", given))
 
 
 def _word(given: Any, value: Any) -> str:
@@ -687,6 +722,37 @@ def _word(given: Any, value: Any) -> str:
     if isinstance(given, str):
         return given
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# trials that others need -------------------------------------------------------------------------------------------
+
+
+def _with_needed(planned: Sequence[Planned]) -> list[Planned]:
+    """The trials, each after those that it needs."""
+    return [one for asked in planned for one in [*_needed_by(asked), asked]]
+
+
+def _needed_by(user: Planned) -> Iterator[Planned]:
+    """The trials that one needs, each after those that it needs itself."""
+    for word, other in user.resolved.sources.items():
+        trial, row = other.trial, f"{other.label} ({role(word)} of {user.row})"
+        identity, must_keep = fingerprint(trial), averages_asked_for(getattr(user.trial, word))
+        one = Planned(
+            trial,
+            identity,
+            other.label,
+            other.title,
+            (),
+            {},
+            trial.seed,
+            row,
+            (),
+            other,
+            needs_of(trial),
+            must_keep,
+        )
+        yield from _needed_by(one)
+        yield one
 
 
 # identical trials --------------------------------------------------------------------------------------------------
@@ -702,22 +768,30 @@ def _merged(planned: Sequence[Planned], problems: list[str]) -> list[Planned]:
 
 
 def _joined(first: Planned, second: Planned, problems: list[str]) -> Planned:
-    """Two requests for the same training as one."""
+    """Two requests for the same training as one. What a grid asks for has the name."""
+    if second.grids and not first.grids:
+        first, second = second, first
     ours, theirs = first.trial.data, second.trial.data
-    if (ours.test_digest, ours.test_limit) != (theirs.test_digest, theirs.test_limit):
+    if second.grids and (ours.test_digest, ours.test_limit) != (theirs.test_digest, theirs.test_limit):
         problems.append(
             f"'{first.row}' and '{second.row}' are the same training with different test images; "
             "put them into two sweeps, which share the training"
         )
     averages = {average.key: average for average in first.trial.method.averaging}
     for average in second.trial.method.averaging:
-        if averages.setdefault(average.key, average) != average:
+        if first.grids and not _insists(second, average.key):
+            continue  # what a grid asks for keeps nothing that nobody needs
+        if averages.setdefault(average.key, average) == average:
+            continue
+        if not _insists(first, average.key):
+            averages[average.key] = average
+        elif _insists(second, average.key):
             problems.append(
                 f"'{first.row}' and '{second.row}' are the same training with two different averages called "
                 f"'{average.key}'; give one of them its own `label`"
             )
     trial = first.trial
-    if len(averages) > len(trial.method.averaging):
+    if tuple(averages.values()) != trial.method.averaging:
         method = trial.method.model_copy(update={"averaging": tuple(averages.values())})
         trial = trial.model_copy(update={"method": method})
     return replace(
@@ -728,4 +802,10 @@ def _joined(first: Planned, second: Planned, problems: list[str]) -> Planned:
             **first.values,
             **{key: value for key, value in second.values.items() if key not in first.values},
         },
+        must_keep=None if first.must_keep is None else first.must_keep | (second.must_keep or frozenset()),
     )
+
+
+def _insists(planned: Planned, average: str) -> bool:
+    """Whether a trial must keep this average, and keep it as it says."""
+    return planned.must_keep is None or average in planned.must_keep

@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ham_core.config import Trial, flatten
+from ham_core.config import Trial, fingerprint, flatten
 from ham_core.folder import TrialFolder, read_json
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import Evaluation, evaluation_fingerprint
+from ham_core.starts import label_of, needs_of, sources_of
 
 if TYPE_CHECKING:
     import pandas
@@ -62,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial of a sweep's plan, run or not. `values`: what its grids set, by dotted key."""
+    """One trial of a sweep's plan, run or not. `values`: what its grids set, by dotted key; `needs`: trials before it."""
 
     fingerprint: str
     label: str
@@ -71,6 +72,7 @@ class Planned:
     values: dict[str, Any]
     seed: int
     row: str
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ def _planned(entry: Mapping[str, Any]) -> Planned:
         dict(entry["values"]),
         entry["seed"],
         entry["row"],
+        tuple(entry.get("needs", ())),  # plans of earlier versions have none
     )
 
 
@@ -261,25 +264,40 @@ class Job(Protocol):
     def row(self) -> str: ...
     @property
     def evaluations(self) -> Sequence[Evaluation]: ...
+    @property
+    def needs(self) -> Sequence[str]: ...
+    @property
+    def must_keep(self) -> frozenset[str] | None: ...
 
 
 @dataclass(frozen=True)
 class Single:
-    """A trial that no sweep asked for: trained alone, or brought from another machine."""
+    """A trial that no sweep asked for: trained alone, brought from another machine, or needed by one of these.
+
+    `name`: what lists call it, `trades (start of at)`; empty: its label.
+    """
 
     trial: Trial
     fingerprint: str
     evaluations: tuple[Evaluation, ...] = ()
     grids: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def must_keep(self) -> frozenset[str] | None:
+        """None: all of its averages."""
+        return None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Fingerprints of the trials that are trained before it."""
+        return needs_of(self.trial)
 
     @property
     def label(self) -> str:
         """`trades+ham`."""
-        method = self.trial.method
-        return "+".join(
-            part.name for part in (method.objective, method.mining, method.calibration) if part is not None
-        )
+        return label_of(self.trial)
 
     @property
     def title(self) -> str:
@@ -288,8 +306,8 @@ class Single:
 
     @property
     def row(self) -> str:
-        """The same for lists."""
-        return self.label
+        """The same for lists, or the name."""
+        return self.name or self.label
 
     @property
     def seed(self) -> int:
@@ -397,8 +415,8 @@ class Tracker:
 
     def _set_membership(self, name: str, planned: Sequence[Job]) -> None:
         key, jobs = f"{MEMBERSHIP}{name}", {job.fingerprint: job for job in planned}
-        for fingerprint, record in self._records.items():
-            job = jobs.get(fingerprint)
+        for identity, record in self._records.items():
+            job = jobs.get(identity)
             if job is not None:
                 self._set_tags(record, self._place(job, record.experiment_id))
             elif key in record.tags:
@@ -494,7 +512,7 @@ class Tracker:
     def _add_params(self, record: _Record, trial: Trial) -> None:
         from mlflow.entities import Param
 
-        wanted = {key: shown(value) for key, value in flatten(trial.model_dump(mode="json")).items()}
+        wanted = {key: shown(value) for key, value in params_of(trial).items()}
         missing = [Param(key, value) for key, value in wanted.items() if key not in record.params]
         for first in range(0, len(missing), 100):
             self._client.log_batch(record.run_id, params=missing[first : first + 100])
@@ -587,11 +605,11 @@ class Tracker:
             set(run.data.params),
             dict(run.data.metrics),
         )
-        fingerprint = record.tags["fingerprint"]
-        known = self._records.get(fingerprint)
+        identity = record.tags["fingerprint"]
+        known = self._records.get(identity)
         if known is None or (record.status == "FINISHED" and known.status != "FINISHED"):
-            self._records[fingerprint] = record
-        return self._records[fingerprint]
+            self._records[identity] = record
+        return self._records[identity]
 
     def _log(self, run_id: str, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
@@ -625,6 +643,14 @@ def membership(job: Job) -> dict[str, Any]:
         "values": dict(job.values),
         "row": job.row,
     }
+
+
+def params_of(trial: Trial) -> dict[str, Any]:
+    """dotted key -> value of every setting; another trial by its fingerprint, under which all of it is found."""
+    found = flatten(trial.model_dump(mode="json", exclude={word for word, _ in sources_of(trial)}))
+    for word, start in sources_of(trial):
+        found |= {f"{word}.trial": fingerprint(start.trial), f"{word}.weights": start.weights}
+    return found
 
 
 def data_label(trial: Trial) -> str:

@@ -2,4 +2,6 @@
 
 INDEX = {
     "ema": "ham_core.averaging.ema:Ema",
+    "seat": "ham_core.averaging.seat:Seat",
+    "fawa": "ham_core.averaging.fawa:Fawa",
 }

@@ -11,9 +11,11 @@ from ham_core.parts import Part
 
 
 class Averaging(Part):
-    """θ̄ ← a θ̄ + (1 - a) θ; the first update copies θ. BatchNorm's statistics are averaged like the parameters."""
+    """θ̄ ← a θ̄ + (1 - a) θ. BatchNorm's statistics are averaged like the parameters."""
 
     epoch_fields: ClassVar[frozenset[str]] = frozenset({"start_epoch"})
+    from_initial: ClassVar[bool] = False  # θ̄ begins at the initial weights; else the first update copies θ
+    needs_validation: ClassVar[bool] = False  # `accepts` is asked, with accuracies on held-out images
 
     every: Literal["step", "epoch"] = "step"
     start_epoch: int = Field(0, ge=0, description="first epoch that enters the average")
@@ -27,3 +29,7 @@ class Averaging(Part):
     @abstractmethod
     def rate(self, updates: int) -> float:
         """a, given how many updates θ̄ has had."""
+
+    def accepts(self, worst: float) -> bool:
+        """Whether an epoch enters the average, by the worst class's robust accuracy of θ on held-out images."""
+        return True

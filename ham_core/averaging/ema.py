@@ -18,9 +18,10 @@ class Ema(Averaging):
 
     name = "ema"
     source = "Izmailov et al., UAI 2018, arXiv:1803.05407"
+    cost = "none; per step or epoch one multiply-add of each weight"
 
     decay: float = Field(0.995, ge=0, lt=1, description="largest a")
-    warmup: bool = True
+    warmup: bool = Field(True, description="let a rise to `decay` over the first updates")
 
     def rate(self, updates: int) -> float:
         """a = min(decay, (1+t)/(10+t))."""

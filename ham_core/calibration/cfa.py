@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ham_core.calibration.base import Calibration, Factors
-from ham_core.lazy import torch
+from ham_core.calibration.base import Calibration, Factors, Observed, State
 
 
 class Cfa(Calibration):
@@ -27,8 +26,15 @@ class Cfa(Calibration):
         10, ge=0, description="first calibrated epoch (10 in the code, not in the paper)"
     )
 
-    def factors(self, robust: torch.Tensor) -> Factors:
+    def renew(self, state: State, observed: Observed) -> State:
+        """r of the epoch before; there is none before the first."""
+        return state if observed.robust is None else {"robust": observed.robust}
+
+    def factors(self, state: State) -> Factors:
         """λ1 + r and λ2 + r."""
+        if "robust" not in state:
+            return Factors()
+        robust = state["robust"]
         return Factors(
             margin=None if self.margin is None else self.margin + robust,
             beta=None if self.regularization is None else self.regularization + robust,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ham_core.data.index import describe, facts, find, names, relabelled, split_problems
 from ham_core.data.places import cache_folder
 from ham_core.data.source import Facts, Progress, Source, Tensors
+from ham_core.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ __all__ = [
     "Source",
     "Tensors",
     "cache_folder",
+    "check",
     "describe",
     "ensure",
     "facts",
@@ -43,6 +45,27 @@ def ensure(
     find(name, folder, size).ensure(progress)
 
 
+def check(
+    name: str | None = None,
+    folder: str | None = None,
+    size: int | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[str]:
+    """A sentence for each thing wrong with what is on this machine: files, checksums, pictures, pixels. Fetches nothing."""
+    from ham_core.data.split import divide
+
+    source = find(name, folder, size)
+    look = getattr(source, "problems", None)  # data sets of other packages can lack it
+    found: list[str] = look(progress) if look else []
+    if not found:
+        try:
+            divide(source.load(progress), source.facts(), validation=0, split_seed=0)
+        except RequestError as error:
+            found = list(error.problems)
+    return found
+
+
 def load(
     name: str | None = None,
     folder: str | None = None,
@@ -59,7 +82,8 @@ def load(
     """The splits of a trial: images uint8 (N,C,H,W), labels int64 (N,), on `device`.
 
     train_limit and test_limit keep the first ceil(limit / C) images of each of the C classes. Then ceil(validation * n_c)
-    images of each class c are held out, chosen by `split_seed`; the rest stays in its original order.
+    images of each class c are held out, or from 1 on `validation` images, chosen by `split_seed`; the rest stays in its
+    original order.
     """
     from ham_core.data.split import divide
 

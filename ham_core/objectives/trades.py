@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ham_core.lazy import torch
-from ham_core.objectives.base import Objective, cross_entropy, kl
+from ham_core.objectives.base import NOTHING, Extra, Objective, cross_entropy, kl, weighted
 
 
 class Trades(Objective):
@@ -19,6 +19,7 @@ class Trades(Objective):
 
     name = "trades"
     source = "Zhang et al., ICML 2019, arXiv:1901.08573"
+    cost = "+2F +1(Bx+Bw)"
     start = "gaussian"
     attack_needs_clean = True
     loss_needs_clean = True
@@ -32,10 +33,17 @@ class Trades(Objective):
         return kl(clean, adv)
 
     def loss(
-        self, clean: torch.Tensor | None, adv: torch.Tensor, y: torch.Tensor, beta: torch.Tensor | None = None
+        self,
+        clean: torch.Tensor | None,
+        adv: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        natural: torch.Tensor | None = None,
+        beta: torch.Tensor | None = None,
+        extra: Extra = NOTHING,
     ) -> torch.Tensor:
         """CE(f(x), y) + β_i KL(p(x) ‖ p(x')), over 1 + β_i if `scaled`; β_i = β, or β times the class's factor."""
         assert clean is not None
         weight = self.beta if beta is None else self.beta * beta
-        total = cross_entropy(clean, y) + weight * kl(clean, adv)
+        total = weighted(cross_entropy(clean, y), natural) + weight * kl(clean, adv)
         return total / (1 + weight) if self.scaled else total

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import listing, planning, reporting, trials
+from orchestration.cli import datasets, listing, planning, reporting, trials
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -38,6 +38,7 @@ planning.register(app)
 trials.register(app)
 reporting.register(app)
 listing.register(app)
+datasets.register(app)
 
 
 def _version(wanted: bool) -> None:

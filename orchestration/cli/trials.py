@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from orchestration.tracking import Job
 
 WeightsFlag = Annotated[str, typer.Option("--weights", metavar="LIST", help="Names of kept weights.")]
-AttackFlag = Annotated[str, typer.Option("--attack", metavar="LIST", help="Of clean, pgdN, cwN.")]
+AttackFlag = Annotated[
+    str, typer.Option("--attack", metavar="LIST", help="Of clean, fgsm, pgdN, cwN, autoattack and its parts.")
+]
 ThreadsFlag = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 
 
@@ -167,7 +169,7 @@ def _jobs(
         from orchestration.sweep import load_sweep
 
         planned = load_sweep(sweep, profile=profile, sets=sets).trials
-        return [replace(one, evaluations=tuple(wanted)) for one in planned]
+        return [replace(one, evaluations=tuple(wanted)) for one in planned if one.grids]
     folders = {folder.path.name: folder for folder in map(store.find, prefixes)}
     return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from ham_core.config import Schedule, Trial, fingerprint, flatten, pixels
-from ham_core.parts import KINDS, find, index
+from ham_core.config import Schedule, Trial, canonical, fingerprint, flatten, pixels, with_seed
+from ham_core.parts import KINDS, From, find, index, value_at
 from tests.builders import trial
 
 
@@ -74,6 +74,8 @@ def test_a_resolved_trial_survives_being_written_down():
         {"schedule": {"milestones": [3], "factors": [0.1]}},
         {"augment": {"flip": True}},
         {"selection": {"on": "test"}},
+        {"schedule": {"shape": "linear"}},
+        {"start_from": {"trial": {"method": {"objective": "trades"}, "data": "digits"}}},
     ],
 )
 def test_whatever_changes_the_weights_changes_the_fingerprint(settings):
@@ -88,10 +90,62 @@ def test_whatever_changes_the_weights_changes_the_fingerprint(settings):
         {"data": {"name": "digits", "test_limit": 100}},
         {"method": {"objective": {"name": "at"}, "averaging": [{"name": "ema", "decay": 0.9}]}},
         {"method": {"objective": "at", "averaging": "none", "mining": "none"}},
+        {"batch_size": 128, "schedule": {"shape": "step"}, "start_from": None},
     ],
 )
 def test_what_does_not_change_the_weights_leaves_the_fingerprint(settings):
     assert fingerprint(full(**settings)) == fingerprint(full())
+
+
+def test_settings_at_their_default_are_no_part_of_the_identity_so_that_a_new_option_changes_none():
+    form = canonical(full())
+    assert form["method"] == {"objective": {"name": "at"}}
+    assert set(form) == {"method", "data", "attack", "augment", "numerics_version"}
+    weighty = canonical(full(method={"objective": "at", "mining": {"name": "ham", "drop_rate": 0.1}}))
+    assert weighty["method"]["mining"] == {"name": "ham", "drop_rate": 0.1}
+
+
+def started(weights: str = "best", seed: int = 0, **settings: Any) -> Trial:
+    other = {"method": {"objective": "trades"}, "data": "digits", "seed": seed, "epochs": 3}
+    return full(start_from={"trial": other, "weights": weights}, **settings)
+
+
+def test_another_trial_counts_by_its_fingerprint_and_by_the_weights_that_are_taken_from_it():
+    one = started()
+    assert canonical(one)["start_from"] == {
+        "trial": fingerprint(one.start_from.trial),
+        "weights": "best",
+    }
+    prints = [fingerprint(trial) for trial in (full(), one, started("last"), started(seed=1))]
+    assert len(set(prints)) == 4
+    assert Trial.model_validate_json(one.model_dump_json()) == one
+    assert one.sources == (one.start_from,) and full().sources == ()
+
+
+def test_another_seed_reaches_the_trials_that_it_starts_from_unless_they_keep_their_own():
+    found = with_seed(started(), 7)
+    assert (found.seed, found.start_from.trial.seed) == (7, 7)
+    kept = with_seed(started(), 7, frozenset({"start_from"}))
+    assert (kept.seed, kept.start_from.trial.seed) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": {"width": 0.5}}, "start_from: the other trial has another network"),
+        ({"weights": "state", "epochs": 3}, "start_from.epochs is 3, but .* only 3 epochs"),
+        ({"weights": "no such"}, "should match pattern"),
+        (
+            {"method": {"objective": "at", "calibration": "frl"}, "data.validation": 0},
+            "looks at held-out images",
+        ),
+    ],
+)
+def test_a_start_that_cannot_serve_is_refused(settings, words):
+    if settings.pop("data.validation", None) == 0:
+        settings |= {"data": {"name": "digits", "validation": 0}, "selection": {"on": "test"}}
+    with pytest.raises(ValidationError, match=words):
+        started(**settings)
 
 
 def pictures(folder: Path, shade: int = 0, test_shade: int = 0) -> Path:
@@ -153,6 +207,30 @@ def test_the_schedule_is_piecewise_constant():
     assert [schedule.factor(epoch) for epoch in (0, 1, 2, 4, 5, 9)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
     with pytest.raises(ValidationError, match="2 milestones but 1 factors"):
         Schedule(milestones=(2, 5), factors=(0.1,))
+
+
+def test_a_linear_schedule_goes_straight_from_point_to_point():
+    """Fast-AT's triangle over 15 epochs, 0 to 1 to 0, is 0.4 at t = 3 and again at t = 12."""
+    triangle = Schedule(shape="linear", milestones=(0, 7.5, 15), factors=(0, 1, 0))
+    found = [triangle.factor(t) for t in (0, 3, 7.5, 12, 15, 20)]
+    assert found == pytest.approx([0, 0.4, 1, 0.4, 0, 0])
+    late = Schedule(shape="linear", milestones=(2, 4), factors=(0.5, 0.1))
+    assert [late.factor(t) for t in (0, 2, 3, 5)] == pytest.approx([0.5, 0.5, 0.3, 0.1])
+
+
+def test_a_cosine_schedule_goes_along_half_waves():
+    """From 0.2 to 1 over 4 epochs: 0.2 + 0.8 (1 - cos(π/4)) / 2 after one epoch, 0.6 after two."""
+    wave = Schedule(shape="cosine", milestones=(0, 4, 8), factors=(0.2, 1, 0))
+    found = [wave.factor(t) for t in (0, 1, 2, 4, 6, 8)]
+    assert found == pytest.approx([0.2, 0.2 + 0.4 * (1 - 0.5**0.5), 0.6, 1, 0.5, 0])
+    with pytest.raises(ValidationError, match="needs at least one milestone"):
+        Schedule(shape="cosine", milestones=(), factors=())
+
+
+def test_a_schedule_of_values_holds_each_from_its_epoch_on_in_whatever_order_they_stand():
+    entries = (From(start_epoch=5, value=2.0), From(start_epoch=2, value=1.0))
+    assert [value_at(entries, epoch, before=-1.0) for epoch in (0, 2, 4, 5, 9)] == [-1, 1, 1, 2, 2]
+    assert value_at(3, 7) == 3.0
 
 
 def test_flatten_joins_keys_with_dots():

@@ -170,6 +170,15 @@ def test_a_plan_lists_a_folder_once_and_notices_added_and_removed_pictures(
     assert facts(folder=str(photos)).train_digest == first[0].train_digest
 
 
+def test_progress_counts_the_pictures_of_both_parts_together(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "CHUNK", 3)
+    shown: list[tuple[str, int, int]] = []
+    ensure(folder=str(photos), size=6, progress=lambda *args: shown.append(args))
+    assert shown == [("decoding pictures", done, 12) for done in (3, 6, 8, 11, 12)]
+
+
 def test_pictures_are_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[str, int, int]] = []
     first = load(

@@ -14,6 +14,10 @@ from ham_core.config import Data
 from ham_core.data import Facts, Tensors, describe, facts, index, load, names
 from ham_core.errors import RequestError
 
+NAMES = (
+    "cifar10", "cifar100", "digits", "imagenette128", "imagenette32", "imagenette64", "stl10", "svhn", "tiny-imagenet",
+)  # fmt: skip
+
 
 class Stripes:
     """A data set of somebody else's package."""
@@ -58,7 +62,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
         facts("cifar")
     assert len(refused.value.problems) == 1
     assert "'cifar'" in str(refused.value)
-    assert "known: cifar10, digits (did you mean cifar10?)" in str(refused.value)
+    assert f"known: {', '.join(NAMES)} (did you mean cifar10?)" in str(refused.value)
 
 
 @pytest.mark.parametrize(("name", "folder"), [(None, None), ("digits", "somewhere")])
@@ -72,7 +76,7 @@ def test_the_identity_of_cifar10_is_its_published_checksum(
 ) -> None:
     monkeypatch.setenv("HAM_DATA", str(tmp_path))
     told = facts("cifar10")
-    assert "c58f30108f718f92721af3d95e74349a" in told.train_digest
+    assert "c58f30108f718f92721af3b95e74349a" in told.train_digest
     assert told.train_digest != told.test_digest
     assert (told.shape, told.crop, told.flip, told.validation) == ((3, 32, 32), 4, True, 0.02)
     assert told.classes[3] == "cat"
@@ -101,7 +105,7 @@ def test_the_size_of_a_named_data_set_cannot_be_chosen() -> None:
 def test_describe_gives_one_row_per_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAM_DATA", str(tmp_path))
     rows = {row["name"]: row for row in describe()}
-    assert sorted(rows) == names() == ["cifar10", "digits"]
+    assert sorted(rows) == names() == list(NAMES)
     assert rows["digits"]["present"]
     assert not rows["cifar10"]["present"]
     assert rows["cifar10"]["place"] == str(tmp_path / "cifar10" / "cifar-10-python.tar.gz")
@@ -110,7 +114,7 @@ def test_describe_gives_one_row_per_data_set(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.usefixtures("stripes")
 def test_a_data_set_of_another_package_joins_by_its_entry_point() -> None:
-    assert names() == ["cifar10", "digits", "stripes"]
+    assert names() == sorted([*NAMES, "stripes"])
     data = load("stripes", validation=0.5, split_seed=0)
     assert data.classes == ("up", "down")
     assert (len(data.train), len(data.validation), len(data.test)) == (2, 2, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,27 @@ def test_the_held_out_split_takes_the_ceiling_of_the_fraction_of_each_class(
 def test_a_fraction_that_is_a_whole_number_of_images_is_not_rounded_up() -> None:
     assert 0.07 * 100 > 7  # in floating point
     assert int(held_out(torch.zeros(100, dtype=torch.int64), 0.07, 0).sum()) == 7
+
+
+@pytest.mark.parametrize("wanted", [1, 3, 3.0])
+def test_a_number_from_one_on_is_that_many_images_of_each_class(wanted: float) -> None:
+    labels = torch.tensor([0] * 10 + [1] * 8 + [2] * 5)
+    mask = held_out(labels, wanted, seed=3)
+    assert [int(mask[labels == c].sum()) for c in range(3)] == [wanted] * 3
+
+
+def test_a_number_and_the_share_that_means_as_many_hold_out_the_same_images() -> None:
+    labels = torch.tensor([0, 1] * 50)
+    assert torch.equal(held_out(labels, 5, 0), held_out(labels, 0.1, 0))
+
+
+def test_the_record_of_a_split_is_the_digest_of_the_indices_held_out() -> None:
+    """Image i is filled with i, so its pixels are its index in the data set."""
+    data = divided([0, 1, 2] * 20, validation=2, train_limit=30)
+    index = np.array(origin(data.validation), dtype="<i8")
+    assert data.held_out == hashlib.sha256(index.tobytes()).hexdigest()
+    assert len(index) == 6
+    assert divided([0, 1, 2] * 20, validation=2, train_limit=30, split_seed=1).held_out != data.held_out
 
 
 def test_the_splits_are_disjoint_complete_and_in_the_original_order() -> None:
@@ -118,7 +141,8 @@ def test_published_statistics_win_over_computed_ones() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "key"),
-    [({"validation": 1.0}, "validation"), ({"validation": -0.1}, "validation"), ({"validation": 0.9}, "holds out all"),
+    [({"validation": 1.5}, "whole number"), ({"validation": -0.1}, "validation"), ({"validation": 3}, "holds out all 3"),
+      ({"validation": 0.9}, "holds out all"),
      ({"train_limit": 0}, "train_limit"), ({"test_limit": -1}, "test_limit")],
 )  # fmt: skip
 def test_a_split_that_leaves_nothing_is_refused_with_a_sentence(

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from ham_core import models
+from ham_core import autoattack, models
+from ham_core.attacks.losses import cross_entropy
+from ham_core.attacks.pgd import start_in_l2
 from ham_core.data.split import Split
 from ham_core.evaluation import attack_images
 from ham_core.folder import TrialFolder
 from ham_core.metrics import summarize
-from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
+from ham_core.protocol import NAMES, Evaluation, EvaluationAttack, evaluation_fingerprint
+from ham_core.randomness import generator
 from ham_core.run import run_trial
+from ham_core.statistics import per_class
 from tests.builders import Linear, trial
+from tests.judged import RADIUS, digits, network, only
 
 CLEAN, PGD, CW = (EvaluationAttack.model_validate(name) for name in ("clean", "pgd20", "cw20"))
 
@@ -77,6 +82,128 @@ def test_evaluating_leaves_the_model_as_it_was_and_ignores_its_mode(images):
     )
     second = attack_images(model.eval(), images, PGD, epsilon=0.1, seed=0)
     assert (first.prediction == second.prediction).all()
+
+
+def test_fgsm_is_one_step_of_the_radius_from_the_image():
+    """x' = clip(x + ε sign ∇CE): the confidence recorded is that on x'."""
+    images = only(digits()[1], 4, 60)
+    x, y = (images.images / 255).requires_grad_(), images.labels
+    cross_entropy(network()(x), y).sum().backward()
+    moved = (x + RADIUS * x.grad.sign()).clamp(0, 1).detach()
+    seen = attack_images(network(), images, EvaluationAttack(kind="fgsm"), epsilon=RADIUS, seed=0)
+    with torch.no_grad():
+        logits = network()(moved)
+    right = seen.clean == y.numpy()
+    own = logits.softmax(1).gather(1, y[:, None]).squeeze(1).numpy()
+    np.testing.assert_allclose(seen.confidence[right], own[right], atol=1e-5)
+    assert (seen.prediction[right] == logits.argmax(1).numpy()[right]).all()
+    assert 0 < (seen.prediction == y.numpy()).sum() < right.sum()
+
+
+def test_robust_images_in_the_l2_ball_are_those_of_the_closed_form(linear):
+    """Far from black and white: the worst margin in the L2 ball is that at x + ε d / ‖d‖₂, d = w_other - w_y."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(100, 156, (300, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    images = Split(pixels, torch.arange(300) % 2)
+    x, y = pixels / 255, images.labels
+    direction = (linear.weight[1 - y] - linear.weight[y]).detach()
+    worst = x + 0.2 * (direction / direction.norm(dim=1, keepdim=True)).reshape(x.shape)
+    with torch.no_grad():
+        robust = (linear(worst).argmax(1) == y).numpy()
+    for kind in ("pgd", "cw"):
+        attack = EvaluationAttack(kind=kind, steps=40, norm="l2", epsilon=0.2)
+        seen = attack_images(linear, images, attack, epsilon=0.001, seed=0)
+        assert ((seen.prediction == y.numpy()) == robust).all()
+    assert 0 < robust.sum() < (seen.clean == y.numpy()).sum()
+    assert 0.199 < seen.extent[0] < 0.2001
+
+
+def test_l2_starts_are_drawn_in_the_l2_ball(images, linear):
+    """No step: the confidence recorded is that on the start, once it is clipped to [0, 1]."""
+    few = Split(images.images[:100], images.labels[:100])
+    attack = EvaluationAttack(kind="pgd", steps=0, norm="l2", epsilon=0.3)
+    seen = attack_images(linear, few, attack, epsilon=1, seed=5)
+    start = start_in_l2(few.images / 255, 0.3, generator(5, "start", 0)).clamp(0, 1)
+    with torch.no_grad():
+        own = linear(start).softmax(1).gather(1, few.labels[:, None]).squeeze(1).numpy()
+    right = seen.clean == few.labels.numpy()
+    np.testing.assert_allclose(seen.confidence[right], own[right], atol=1e-6)
+
+
+def test_a_radius_of_its_own_stands_in_for_that_of_the_trial(images, linear):
+    own = EvaluationAttack(kind="pgd", steps=5, epsilon=0.1)
+    found = attack_images(linear, images, own, epsilon=0.02, seed=0)
+    expected = attack_images(linear, images, EvaluationAttack(kind="pgd", steps=5), epsilon=0.1, seed=0)
+    assert (found.prediction == expected.prediction).all()
+    assert (found.confidence == expected.confidence).all()
+
+
+def test_the_extent_is_that_of_all_attacked_images(images, linear):
+    pixels = images.images.clone()
+    pixels[256:] = 128  # the second batch reaches neither black nor white
+    seen = attack_images(linear, Split(pixels, images.labels), PGD, epsilon=0.1, seed=0)
+    distance, below, highest = seen.extent
+    assert distance == pytest.approx(0.1, abs=1e-6) and 0 <= -below < 0.01 and 0.99 < highest <= 1
+    assert list(attack_images(linear, images, CLEAN, epsilon=0.1, seed=0).extent) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("sizes", [(10, 10, 10, 10), (3, 17, 1, 9)], ids=["balanced", "unbalanced"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_overall_figure_is_the_class_figures_weighted_by_their_counts_exactly(name, sizes, monkeypatch):
+    """Σ_c a_c n_c = avg · N in whole images, and the exact fractions are equal."""
+    monkeypatch.setattr("ham_core.autoattack.parts_of", cheap_parts)
+    four = only(digits()[1], 4, 200)
+    rows = torch.cat([(four.labels == c).nonzero().squeeze(1)[:n] for c, n in enumerate(sizes)])
+    images = Split(four.images[rows], four.labels[rows])
+    seen = attack_images(network(), images, EvaluationAttack.model_validate(name), epsilon=RADIUS, seed=0)
+    label = images.labels.numpy()
+    found = summarize(label, seen.prediction == label, ["a", "b", "c", "d"])
+    hits = [round(found[f"{c:02d}_{'abcd'[c]}"] * n) for c, n in enumerate(sizes)]
+    assert [found[f"{c:02d}_{'abcd'[c]}"] for c in range(4)] == [
+        h / n for h, n in zip(hits, sizes, strict=True)
+    ]
+    assert found["avg"] == sum(hits) / sum(sizes)
+    assert per_class(label, seen.prediction == label, 4).hits.tolist() == hits
+
+
+def cheap_parts(attack: EvaluationAttack) -> tuple[autoattack.Part, ...]:
+    """Square with few queries in the place of every part."""
+    queries = {"autoattack": (5, 20)}.get(attack.kind, (10,))
+    return tuple(autoattack.Part("square", queries=n) for n in queries)
+
+
+def test_one_trial_is_judged_at_several_radii_and_norms(tmp_path):
+    one = trial("at", epochs=1)
+    folder = TrialFolder.of(tmp_path, one)
+    attacks = [
+        PGD,
+        EvaluationAttack(kind="pgd", steps=20, epsilon=0.02),
+        EvaluationAttack(kind="pgd", steps=20, epsilon=0.3, norm="l2"),
+    ]
+    run(one, folder, [Evaluation(weights="last", attack=attack) for attack in attacks])
+    found = {record["attack_name"]: record for record in folder.evaluations()}
+    assert {name: record["epsilon"] for name, record in found.items()} == {
+        "pgd20": 0.2,
+        "pgd20_eps0_02": 0.02,
+        "pgd20_l2_eps0_3": 0.3,
+    }
+    for name, record in found.items():
+        assert f"last/{name}/avg" in record["metrics"]
+        assert not [doubt for doubt in record["doubts"] if doubt.startswith(("radius", "range", "nan"))]
+
+
+def test_doubts_are_recorded_with_the_evaluation(tmp_path, monkeypatch):
+    one = trial("at", epochs=1)
+    folder = TrialFolder.of(tmp_path, one)
+    run(one, folder, evaluations("last"))
+    assert [record["doubts"] for record in folder.evaluations()] == [[], []]
+    monkeypatch.setattr("ham_core.doubts.of_model", lambda model, x, y: [f"mode {model.training} {len(x)}"])
+    monkeypatch.setattr("ham_core.doubts.of_extent", lambda extent, epsilon: [f"extent {epsilon}"])
+    monkeypatch.setattr("ham_core.doubts.of_ensemble", lambda broken, images: [f"ensemble {images}"])
+    monkeypatch.setattr("ham_core.doubts.between", lambda records, record: [f"{len(records)} others"])
+    run(one, folder, [Evaluation(weights="last", attack=CW)])
+    (record,) = (record for record in folder.evaluations() if record["attack_name"] == "cw20")
+    assert record["doubts"] == ["mode False 60", "extent 0.2", "ensemble 60", "2 others"]
 
 
 def run(one, folder, evaluations=(), **settings):

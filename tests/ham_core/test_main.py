@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,3 +202,61 @@ def test_wrong_places_and_splits_end_before_anything_starts(
     assert main(["train", write(tmp_path), "--out", str(out), "--set", "data.train_limit=5"]) == 2
     assert "data.train_limit: 5" in capsys.readouterr().err
     assert not out.exists()
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+
+def write_tuned(folder: Path, epochs: int = 1, more: str = "") -> str:
+    path = folder / "tuned.yaml"
+    start = f"start_from: {{method: trades, epochs: {epochs}{more}}}\n"
+    path.write_text(TRIAL.format(method="at") + start, encoding="utf-8")
+    return str(path)
+
+
+def test_a_trial_is_trained_after_the_one_that_it_starts_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["train", write_tuned(tmp_path), "--out", str(out), "--device", "cpu"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("trades (start of at seed=0)  trained") < printed.index("at seed=0  epoch 1/2")
+    assert len(trained(out)) == 2
+    assert main(arguments) == 0
+    assert "epoch" not in capsys.readouterr().out
+    for folder in trained(out):
+        if folder.trial().start_from is None:
+            shutil.rmtree(folder.path)
+    assert main(arguments) == 0
+    assert len(trained(out)) == 1, "what is trained needs its start no more"
+
+
+def test_a_trial_waits_where_no_time_is_left_for_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", write_tuned(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, "--minutes", "1e-9"]) == 0
+    printed = capsys.readouterr().out
+    assert "trades (start of at seed=0)  waits at epoch 0/1; the same command continues" in printed
+    assert "at seed=0  waits for its start trades (start of at seed=0); the same command continues" in printed
+
+
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_trial_whose_start_fails_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: str
+) -> None:
+    out = tmp_path / "out"
+    paths = [write_tuned(tmp_path, 1, ", optimizer.lr: 1.0e+30"), write(tmp_path, "at")]
+    assert main(["train", *paths, "--out", str(out), "--device", "cpu", "--jobs", jobs]) == 1
+    printed = capsys.readouterr().out
+    assert "at seed=0  failed: its start trades (start of at seed=0) failed" in printed
+    assert len(list((out / "trials").glob("*/done.json"))) == 1
+
+
+@pytest.mark.slow
+def test_several_jobs_wait_for_their_starts(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths = [write_tuned(tmp_path), write(tmp_path, "at")]
+    assert main(["train", *paths, "--out", str(out), "--device", "cpu", "--jobs", "2"]) == 0
+    assert len(trained(out)) == 3

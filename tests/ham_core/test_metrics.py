@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ham_core.metrics import class_key, class_keys, confusion, metric_name, summarize
+from ham_core.metrics import class_key, class_keys, confusion, metric_name, summarize, under_all
 
 CLASSES = ["cat", "dog", "frog"]
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -57,3 +57,10 @@ def test_names_sort_by_class_and_hold_only_what_trackers_take():
 
 def test_the_confusion_matrix_has_true_classes_in_rows():
     assert confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
+
+
+def test_the_union_of_attacks_is_right_where_all_of_them_leave_the_image_right() -> None:
+    label = np.array([0, 1, 2, 0])
+    first, second = np.array([0, 1, 0, 0]), np.array([0, 2, 2, 0])
+    assert under_all(label, first, second).tolist() == [True, False, False, True]
+    assert under_all(label, first).tolist() == (first == label).tolist()

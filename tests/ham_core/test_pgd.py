@@ -10,7 +10,7 @@ from torch import nn
 
 from ham_core import models
 from ham_core.attacks.losses import cross_entropy, margin
-from ham_core.attacks.pgd import pgd_linf, start_point, under_attack
+from ham_core.attacks.pgd import Move, pgd, start_point, under_attack
 from tests.builders import Linear, same_weights
 
 
@@ -39,16 +39,21 @@ def optimum(model: Linear, x: torch.Tensor, y: torch.Tensor, epsilon: float) -> 
 @pytest.mark.parametrize("kind", ["zero", "uniform", "gaussian"])
 def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(linear, images, labels, loss, kind):
     start = start_point(images, kind, 0.1, torch.Generator().manual_seed(2))
-    found = pgd_linf(
-        linear, images, lambda z: loss(z, labels), epsilon=0.1, step=0.025, steps=12, start=start
+    found = pgd(
+        linear, images, lambda z, rows: loss(z, labels[rows]), epsilon=0.1, step=0.025, steps=12, start=start
     )
     torch.testing.assert_close(found, optimum(linear, images, labels, 0.1), atol=1e-7, rtol=0)
 
 
 def test_each_sample_has_its_own_radius_and_step(linear, images, labels):
     epsilon = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.2, 0.5])
-    found = pgd_linf(
-        linear, images, lambda z: cross_entropy(z, labels), epsilon=epsilon, step=epsilon / 2, steps=4
+    found = pgd(
+        linear,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=epsilon,
+        step=epsilon / 2,
+        steps=4,
     )
     for i, radius in enumerate(epsilon.tolist()):
         expected = optimum(linear, images[i : i + 1], labels[i : i + 1], radius)
@@ -60,7 +65,9 @@ def test_one_step_from_the_image_is_its_signed_gradient(images, labels):
     x = images.clone().requires_grad_()
     cross_entropy(model(x), labels).sum().backward()
     expected = (images + 0.03 * x.grad.sign()).clamp(0, 1)
-    found = pgd_linf(model, images, lambda z: cross_entropy(z, labels), epsilon=0.1, step=0.03, steps=1)
+    found = pgd(
+        model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.03, steps=1
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -68,8 +75,14 @@ def test_one_step_from_the_image_is_its_signed_gradient(images, labels):
 def test_the_result_stays_in_the_ball_and_in_the_pixel_range(images, labels, epsilon):
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False).eval()
     far = images + 10 * torch.randn_like(images)
-    found = pgd_linf(
-        model, images, lambda z: cross_entropy(z, labels), epsilon=epsilon, step=epsilon, steps=5, start=far
+    found = pgd(
+        model,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=epsilon,
+        step=epsilon,
+        steps=5,
+        start=far,
     )
     assert float((found - images).abs().max()) <= epsilon + 1e-6
     assert 0 <= float(found.min()) and float(found.max()) <= 1
@@ -79,10 +92,10 @@ def test_an_attack_interrupted_after_m_steps_and_continued_is_the_same_attack(im
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False).eval()
 
     def attack(steps, start):
-        return pgd_linf(
+        return pgd(
             model,
             images,
-            lambda z: cross_entropy(z, labels),
+            lambda z, rows: cross_entropy(z, labels[rows]),
             epsilon=0.2,
             step=0.05,
             steps=steps,
@@ -100,8 +113,14 @@ def test_watch_sees_every_iterate_and_may_hold_rows_back(linear, images, labels)
         visited.append((k, len(x), logits.requires_grad))
         return torch.tensor([True] * 5 + [False])
 
-    found = pgd_linf(
-        linear, images, lambda z: cross_entropy(z, labels), epsilon=0.1, step=0.05, steps=3, watch=watch
+    found = pgd(
+        linear,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=0.1,
+        step=0.05,
+        steps=3,
+        watch=watch,
     )
     assert visited == [(0, 6, False), (1, 6, False), (2, 6, False)]
     assert torch.equal(found[5], images[5])
@@ -114,7 +133,7 @@ def test_an_attack_leaves_mode_gradients_and_batch_statistics_as_found(images, l
     frozen = next(model.parameters()).requires_grad_(False)
     before = copy.deepcopy(model)
     with under_attack(model, "eval"):
-        pgd_linf(model, images, lambda z: cross_entropy(z, labels), epsilon=0.1, step=0.05, steps=3)
+        pgd(model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.05, steps=3)
     assert all(module.training == training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not frozen.requires_grad and sum(p.requires_grad for p in model.parameters()) > 0
@@ -125,7 +144,7 @@ def test_a_train_mode_attack_moves_batch_statistics(images, labels):
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False)
     before = copy.deepcopy(model)
     with under_attack(model, "train"):
-        pgd_linf(model, images, lambda z: cross_entropy(z, labels), epsilon=0.1, step=0.05, steps=1)
+        pgd(model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.05, steps=1)
     assert not same_weights(model, before)
     assert int(next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked) == 1
 
@@ -145,3 +164,90 @@ def test_uniform_starts_fill_the_ball_and_gaussian_ones_have_a_thousandth():
     assert float(gaussian.std()) == pytest.approx(0.001, rel=0.02)
     with pytest.raises(ValueError, match="unknown start 'unifrom'"):
         start_point(x, "unifrom", 0.1, None)
+
+
+def test_rows_that_stop_cost_no_further_pass_keep_their_logits_and_never_move_again(linear, images, labels):
+    """Six rows; two stop before the first step, two more before the second, the rest before the third: 6 + 4 + 2 passes."""
+    passed: list[int] = []
+    seen: list[torch.Tensor] = []
+
+    def model(x):
+        passed.append(len(x))
+        return linear(x)
+
+    def watch(k, x, logits):
+        seen.append(logits)
+        torch.testing.assert_close(logits, linear(x))
+        return torch.arange(6) >= 2 * (k + 1)
+
+    found = pgd(
+        model,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=0.1,
+        step=0.03,
+        steps=7,
+        watch=watch,
+    )
+    assert passed == [6, 4, 2]
+    assert torch.equal(found[:2], images[:2])
+    for rows, steps in ((slice(2, 4), 1), (slice(4, 6), 2)):
+        own = labels[rows]
+        alone = pgd(
+            linear,
+            images[rows],
+            lambda z, held, own=own: cross_entropy(z, own[held]),
+            epsilon=0.1,
+            step=0.03,
+            steps=steps,
+        )
+        torch.testing.assert_close(found[rows], alone)
+    assert torch.equal(seen[2][:4], seen[1][:4])
+
+
+def test_noise_is_added_to_every_step_before_the_projection(linear, images, labels):
+    quiet = pgd(
+        linear, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.01, steps=2
+    )
+    noisy = pgd(
+        linear,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=0.1,
+        step=0.01,
+        steps=2,
+        noise=lambda: torch.full_like(images, 0.02),
+    )
+    inside = (images > 0.2) & (images < 0.8)
+    torch.testing.assert_close(noisy[inside], quiet[inside] + 0.04)
+    loud = pgd(
+        linear,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=0.1,
+        step=0.01,
+        steps=2,
+        noise=lambda: torch.full_like(images, 9.0),
+    )
+    torch.testing.assert_close(loud, (images + 0.1).clamp(0, 1))
+
+
+def test_a_second_move_goes_along_the_same_gradient_within_its_own_radius(linear, images, labels):
+    """One step of 0.05 in a ball of 0.03, then 0.04 more in a ball of 0.06: 0.06 along the sign, with one gradient."""
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        return linear(x)
+
+    found = pgd(
+        model,
+        images,
+        lambda z, rows: cross_entropy(z, labels[rows]),
+        epsilon=torch.full((6,), 0.03),
+        step=torch.full((6,), 0.05),
+        steps=1,
+        again=Move(0.04, 0.06),
+    )
+    torch.testing.assert_close(found, optimum(linear, images, labels, 0.06), atol=1e-6, rtol=0)
+    assert calls == [6]

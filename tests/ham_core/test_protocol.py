@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from ham_core.config import Trial
-from ham_core.protocol import PROTOCOLS, Evaluation, EvaluationAttack, evaluation_fingerprint, split_weights
+from ham_core.protocol import (
+    NAMES,
+    PROTOCOLS,
+    Evaluation,
+    EvaluationAttack,
+    evaluation_fingerprint,
+    split_weights,
+)
 
 
 def attack(value: Any) -> EvaluationAttack:
@@ -34,6 +42,24 @@ def identity(one: Trial, weights: str = "best", name: Any = "pgd20") -> str:
         ({"name": "pgd50", "restarts": 5}, "pgd", 50, 5, "pgd50x5"),
         ({"name": "pgd", "steps": 50, "restarts": 5, "label": "strong"}, "pgd", 50, 5, "strong"),
         ({"kind": "cw", "steps": 3}, "cw", 3, 1, "cw3"),
+        ("fgsm", "fgsm", 0, 1, "fgsm"),
+        ("autoattack", "autoattack", 0, 1, "autoattack"),
+        ("apgd-ce", "apgd-ce", 0, 1, "apgd_ce"),
+        ("fab-t", "fab-t", 0, 1, "fab_t"),
+        ({"name": "apgd-t", "restarts": 5}, "apgd-t", 0, 5, "apgd_t_x5"),
+        ({"name": "square", "queries": 300}, "square", 0, 1, "square_q300"),
+        ({"name": "pgd20", "epsilon": "8/255"}, "pgd", 20, 1, "pgd20_eps8_255"),
+        ({"name": "pgd20", "epsilon": 0.031}, "pgd", 20, 1, "pgd20_eps0_031"),
+        ({"name": "pgd20", "epsilon": 1e-5}, "pgd", 20, 1, "pgd20_eps1e_05"),
+        ({"name": "pgd20", "epsilon": 1}, "pgd", 20, 1, "pgd20_eps1"),
+        ({"name": "pgd20", "epsilon": 0}, "pgd", 20, 1, "pgd20_eps0"),
+        (
+            {"name": "autoattack", "norm": "l2", "epsilon": "128/255"},
+            "autoattack",
+            0,
+            1,
+            "autoattack_l2_eps128_255",
+        ),
     ],
 )
 def test_an_attack_is_a_name_or_a_mapping(
@@ -47,16 +73,33 @@ def test_an_attack_is_a_name_or_a_mapping(
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        ("pgdd", "unknown attack 'pgdd'; known: clean, cw20, pgd20"),
+        (
+            "pgdd",
+            "unknown attack 'pgdd'; known: apgd-ce, apgd-t, autoattack, clean, cw20, fab-t, fgsm, pgd20,",
+        ),
+        ("apgd_ce", "(did you mean apgd-ce?)"),
         ("pgd", "'pgd' needs its number of steps; write for example pgd20"),
         ({"name": "pgd20", "steps": 10}, "'pgd20' has 20 steps, but steps: 10 stands beside it"),
         ({"name": "clean", "restarts": 2}, "clean images are not attacked"),
+        ({"name": "clean", "epsilon": 0.1}, "clean images are not attacked"),
+        ({"name": "clean", "norm": "l2", "epsilon": 0}, "clean images are not attacked"),
+        ({"name": "apgd-ce", "steps": 50}, "apgd-ce takes no steps; it takes restarts, norm, epsilon, label"),
+        ({"name": "fgsm", "step": 0.1, "restarts": 2}, "fgsm takes no step and no restarts; it takes norm"),
+        ({"name": "pgd20", "queries": 5}, "pgd takes no queries; it takes steps, step, restarts, norm"),
+        (
+            {"name": "autoattack", "queries": 300},
+            "autoattack takes no queries; it takes norm, epsilon, label",
+        ),
+        ({"name": "pgd20", "norm": "l2"}, "norm: l2 needs a radius of its own"),
+        ({"name": "pgd20", "epsilon": 8}, "epsilon: 8 is too much; allowed: 0 to 1, the range of pixels"),
+        ({"name": "pgd20", "step": 2}, "step: 2 is too much; allowed: 0 to 1, the range of pixels"),
+        ({"name": "pgd20", "norm": "l3", "epsilon": 1}, "Input should be 'linf' or 'l2'"),
     ],
 )
 def test_a_wrong_attack_is_refused_with_a_sentence(written: Any, sentence: str) -> None:
     with pytest.raises(ValidationError) as caught:
         attack(written)
-    assert sentence in str(caught.value)
+    assert sentence in caught.value.errors()[0]["msg"]
 
 
 def test_weights_are_a_selection_rule_with_an_average_behind_it() -> None:
@@ -83,6 +126,29 @@ def test_the_identity_of_an_evaluation_follows_the_weights_the_attack_and_the_im
     assert len(others) == 7
     assert all(len(other) == 64 for other in others)
     assert identity(one, name={"name": "pgd", "steps": 20}) == identity(one)
+
+
+def test_a_radius_a_norm_and_queries_are_part_of_the_identity_and_their_defaults_are_not() -> None:
+    """The fields of an attack as they were before these three came: evaluations made then keep their fingerprint."""
+    old = {"kind": "pgd", "steps": 20, "restarts": 1, "step": None, "label": None}
+    assert attack("pgd20").identity() == old
+    assert attack({"name": "pgd20", "epsilon": 0.1}).identity() == old | {"epsilon": 0.1}
+    l2 = attack({"name": "pgd20", "epsilon": 3, "norm": "l2", "step": 2})
+    assert l2.identity() == old | {"epsilon": 3.0, "norm": "l2", "step": 2.0}
+    assert attack({"name": "square", "queries": 9}).identity()["queries"] == 9
+    one = trial()
+    names: list[Any] = ["pgd20", {"name": "pgd20", "epsilon": 0.1}, {"name": "pgd20", "epsilon": 0.2}]
+    assert len({identity(one, name=name) for name in names}) == 3
+
+
+def test_an_attack_without_a_radius_takes_that_of_the_trial() -> None:
+    assert attack("pgd20").radius(0.3) == 0.3
+    assert attack({"name": "pgd20", "epsilon": 0}).radius(0.3) == 0
+
+
+def test_keys_of_attacks_hold_only_what_metric_names_may_hold() -> None:
+    for name in NAMES:
+        assert re.fullmatch(r"[a-z0-9_]+", attack(name).key)
 
 
 def test_the_identity_of_an_evaluation_knows_how_an_average_averages_and_leaves_other_weights_alone() -> None:

@@ -75,49 +75,6 @@ def test_trades_with_beta_zero_and_no_attack_is_standard_training():
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_constant_class_margin_is_one_common_epsilon(at):
-    """CCM with λ1 = 0 and every class fully robust has r_c = 1, so ε_c = ε; r_c is made constant by ε = 0, and so is ε."""
-    calibration = {"name": "cfa", "margin": 0.0, "regularization": None, "start_epoch": 0}
-    settings: dict[str, Any] = {"epsilon": 0.0}
-    calibrated = trained(trial("at", method={"calibration": calibration}, **settings))[0]
-    assert same_weights(calibrated.model, trained(trial("at", **settings))[0].model)
-
-
-def test_calibration_uses_the_class_accuracies_of_the_epoch_before(at):
-    calibration = {"name": "cfa", "margin": 0.5, "start_epoch": 1}
-    training, results = trained(trial("at", method={"calibration": calibration}))
-    assert timeless(results[0]) == timeless(at[1][0])
-    assert timeless(results[1]) != timeless(at[1][1])
-    shares = [results[1].metrics[f"train/robust/0{c}_{c}"] for c in range(10)]
-    torch.testing.assert_close(training.robust, torch.tensor(shares))
-
-
-def test_an_average_with_decay_zero_is_the_weights_and_never_changes_them(at):
-    averages = [
-        {"name": "ema", "decay": 0.0, "warmup": False},
-        {"name": "ema", "label": "slow", "decay": 0.9},
-    ]
-    training, _ = trained(trial("at", method={"averaging": averages}))
-    assert same_weights(training.model, at[0].model)
-    assert same_weights(training.averages["ema"].module, training.model)
-    assert not same_weights(training.averages["slow"].module, training.model)
-
-
-def test_the_moving_average_has_its_formula():
-    """Two updates from w0 with a_1 = min(decay, 2/11): w̄ = a w0 + (1 - a) w1."""
-    from ham_core.averaging.ema import Ema
-    from ham_core.training import average_of
-
-    model = torch.nn.Linear(1, 1, bias=False)
-    average = average_of(model, Ema(decay=0.9))
-    for value in (3.0, 14.0):
-        torch.nn.init.constant_(model.weight, value)
-        average.update_parameters(model)
-    assert average.module.weight.item() == pytest.approx(2 / 11 * 3 + 9 / 11 * 14, abs=1e-6)
-    assert [Ema(decay=0.5).rate(t) for t in (0, 1, 100)] == [0.1, 2 / 11, 0.5]
-    assert Ema(decay=0.85, warmup=False).rate(0) == 0.85
-
-
 @pytest.mark.parametrize("mining", [None, HAM_PAPER | {"start_epoch": 1}])
 def test_a_training_continued_from_its_state_equals_an_unbroken_one(mining):
     settings: dict[str, Any] = {"epochs": 3, "method": {"calibration": {"name": "cfa", "start_epoch": 1}}}
@@ -175,7 +132,7 @@ def test_counted_passes_are_what_the_network_really_does():
         counted += len(inputs[0])
 
     handle = training.model.register_forward_pre_hook(count)
-    training._select = lambda: ({}, {})  # type: ignore[method-assign]  # selection's passes are not training's
+    training._judge_epoch = lambda: ({}, {})  # type: ignore[method-assign]  # selection's passes are not training's
     (result,) = list(training)
     handle.remove()
     assert result.metrics["train/passes/forward"] == counted
@@ -263,33 +220,31 @@ def test_the_loss_is_the_mean_of_weighted_losses():
     """Weights (2, 0, 1) of mining and (1, 3) of the classes multiply the cross-entropies before the mean over n."""
     from collections import Counter
 
+    from ham_core.adversary import Crafted
     from ham_core.calibration.base import Factors
+    from ham_core.mining.base import Kept
 
     one = trial("at")
     training = Training(one, dataset(one))
     images = training.dataset.train.images[:3] / 255
     y, weights = torch.tensor([0, 1, 1]), torch.tensor([2.0, 0.0, 1.0])
     passes: Counter[str] = Counter()
-    _, logits = training._loss(images, images, y, None, Factors(), passes)
+
+    def loss_with(mined: torch.Tensor | None, factors: Factors) -> tuple[torch.Tensor, torch.Tensor]:
+        training.factors = factors
+        crafted = Crafted(Kept(images, y, images, torch.arange(3), mined), {}, [])
+        return training._loss(crafted, images, passes)[:2]
+
+    logits = loss_with(None, Factors())[1]
     ce = torch.nn.functional.cross_entropy(logits, y, reduction="none")
     for mined, classes, expected in (
         (None, None, ce.mean()),
         (weights, None, (2 * ce[0] + ce[2]) / 3),
         (weights, torch.tensor([1.0, 3.0]), (2 * ce[0] + 3 * ce[2]) / 3),
     ):
-        loss, _ = training._loss(images, images, y, mined, Factors(weight=classes), passes)
+        loss, _ = loss_with(mined, Factors(weight=classes))
         torch.testing.assert_close(loss, expected)
     assert passes["forward"] == 12
-
-
-def test_cfa_adds_its_constants_to_the_class_accuracies():
-    """λ1 = 0.5 and λ2 = 0.3 on r = (0.2, 0.7): margins 0.7, 1.2 and betas 0.5, 1.0."""
-    from ham_core.calibration.cfa import Cfa
-
-    factors = Cfa(margin=0.5, regularization=0.3).factors(torch.tensor([0.2, 0.7]))
-    torch.testing.assert_close(factors.margin, torch.tensor([0.7, 1.2]))
-    torch.testing.assert_close(factors.beta, torch.tensor([0.5, 1.0]))
-    assert Cfa(margin=None, regularization=None).factors(torch.tensor([0.2])).margin is None
 
 
 def test_every_epoch_draws_its_own_start_points_and_every_method_the_same(monkeypatch):
@@ -300,7 +255,7 @@ def test_every_epoch_draws_its_own_start_points_and_every_method_the_same(monkey
     original = module.craft
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        seeds.append((options["epoch"], options["noise"].initial_seed()))
+        seeds.append((options["epoch"], options["streams"].noise.initial_seed()))
         return original(*arguments, **options)
 
     monkeypatch.setattr(module, "craft", watched)
@@ -311,7 +266,7 @@ def test_every_epoch_draws_its_own_start_points_and_every_method_the_same(monkey
 
 
 def test_of_equally_good_epochs_the_first_is_kept(monkeypatch):
-    monkeypatch.setattr(Training, "_judge", lambda *_: {"avg": 0.5, "worst": 0.1})
+    monkeypatch.setattr("ham_core.training.judge", lambda *_: ({"avg": 0.5, "worst": 0.1}, {}))
     one = trial("at", epochs=3)
     kept = [sorted(result.kept) for result in train(one, dataset(one))]
     assert "best" in kept[0] and kept[1] == []

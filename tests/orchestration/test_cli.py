@@ -346,3 +346,99 @@ def test_checking_a_folder_opens_every_picture(tmp_path: Path, monkeypatch: pyte
     code, _, err = ham("data", "check", str(tmp_path / "photos"))
     assert code == 2
     assert err.count("cannot decode the picture") == 4
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+
+def test_a_trial_is_trained_after_its_start_and_both_are_recorded(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    sets = [*SETS, "--set", "start_from={method: trades, epochs: 1}", "--set", "data.train_limit=100"]
+    arguments = (
+        "train",
+        "--method",
+        "at",
+        *sets,
+        "--attack",
+        "clean",
+        "--weights",
+        "best",
+        "--store",
+        str(place),
+    )
+    code, out, err = ham(*arguments)
+    assert code == 0, err
+    assert err.index("trades (start of at) seed=0") < err.index("epoch 1/2")
+    assert out.count("%") == 2, "only the trial that was asked for is shown"
+    identities = Store(place).trials()
+    assert len(identities) == 2
+    found = {one: Store(place).folder(one) for one in identities}
+    user = next(one for one, folder in found.items() if folder.trial().start_from is not None)
+    assert found[user].epochs_done() == 2
+    assert {len(folder.evaluations()) for folder in found.values()} == {0, 1}
+    client = tracking.client_of(tracking.default_uri(place))
+    runs = client.search_runs(
+        [one.experiment_id for one in client.search_experiments()], "tags.kind = 'trial'"
+    )
+    assert {run.info.run_name for run in runs} == {"trades (start of at) seed=0", "at seed=0"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+    path = tmp_path / "trial.yaml"
+    path.write_text(tracking.trial_yaml(found[user].trial()), encoding="utf-8")
+    from ham_core.resolve import load_trial
+
+    assert fingerprint(load_trial(str(path)).trial) == user
+
+    code, out, _ = ham("import", str(place), "--store", str(tmp_path / "other"))
+    assert (code, out.count("imported")) == (0, 2)
+    again = ham(*arguments[:-1], str(tmp_path / "other"))
+    assert again[0] == 0
+    assert "epoch" not in again[2]
+
+
+def test_a_trial_whose_start_fails_ends_with_1(tmp_path: Path) -> None:
+    start = "start_from={method: trades, epochs: 1, optimizer.lr: 1.0e+30}"
+    arguments = ("--attack", "clean", "--weights", "best", "--store", str(tmp_path / "store"))
+    code, _, err = ham("train", "--method", "at", *SETS, "--set", start, *arguments)
+    assert code == 1
+    assert "failed: at seed=0: its start trades (start of at) seed=0 failed: the training loss is" in err
+
+
+def test_the_plan_shows_what_waits_for_what(tmp_path: Path, write_sweep: Callable[..., Path]) -> None:
+    path = write_sweep(replaced={"[at, trades]": "[at]\n    start_from: [{method: trades, epochs: 1}]"})
+    code, out, _ = ham("plan", str(path), "--store", str(tmp_path / "store"), "--set", "seeds=0")
+    lines = out.splitlines()
+    assert code == 0
+    assert "trades (start of at start_from=trades) seed=0" in lines[2]
+    assert "at start_from=trades seed=0" in lines[3]
+    assert lines[3].endswith("waits for trades (start of at start_from=trades)")
+    assert "2 trials: 0 done, 0 half done, 2 missing; 3 epochs left" in out
+    code, out, _ = ham("plan", str(path), "--store", str(tmp_path / "store"), "--set", "seeds=0", "--origins")
+    assert re.search(r"start_from\.trial\.epochs +.*tiny\.yaml:\d+", out)
+
+
+def test_only_what_a_grid_asks_for_is_evaluated(store: Path, write_sweep: Callable[..., Path]) -> None:
+    """The store's AT serves as a start here."""
+    path = write_sweep(replaced={"[at, trades]": "[at]\n    start_from: [at]", "seeds: [0, 1]": "seeds: 0"})
+    code, out, _ = ham("plan", str(path), "--store", str(store), "--json")
+    start, user = json.loads(out)["trials"]
+    assert (start["fingerprint"], start["status"]) == (only(store), "done")
+    assert (user["status"], user["needs"]) == ("missing", [only(store)])
+    code, _, err = ham(
+        "evaluate", "--sweep", str(path), "--attack", "pgd3", "--weights", "best", "--store", str(store)
+    )
+    assert (code, err.count("not trained yet: at start_from=at seed=0;")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("start_from=tradez", "--set start_from=tradez: start_from: unknown method 'tradez'"),
+        ("start_from.epochs=3", "--set start_from.epochs=3: start_from: no method"),
+        ("start_from={weights: state}", "start_from.epochs is missing: after how many of the 200 epochs"),
+    ],
+)
+def test_a_wrong_start_ends_with_2(setting: str, sentence: str, tmp_path: Path) -> None:
+    code, out, err = ham("train", "--method", "at", "--set", setting, "--store", str(tmp_path / "store"))
+    assert (code, out) == (2, "")
+    assert sentence in err

@@ -155,6 +155,7 @@ def test_the_plan_as_json_has_status_and_why_of_every_trial(sweep: Sweep, tmp_pa
                 "seed": 0,
                 "grids": ["grid"],
                 "values": {"epsilon": 0.1},
+                "needs": [],
                 "epochs_left": 2,
                 "evaluations_left": ["best/clean", "best/pgd20"],
             }
@@ -185,3 +186,60 @@ def test_a_class_that_would_have_no_training_image_is_named(tmp_path: Path) -> N
         RequestError, match=r"holds out all 1 training images of class '0' that data\.train_limit: 5"
     ):
         plan(found, tmp_path / "store")
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+STARTS = """\
+trial: {data: digits, epochs: 4, epsilon: 0.1, augment.padding: zeros, model.normalize: true, method.averaging: none}
+grid:
+  a: {method: [at], start_from: {method: trades, weights: best}}
+evaluate: [clean]
+weights: [best]
+"""
+
+
+def test_what_is_needed_comes_first_and_the_others_say_that_they_wait(tmp_path: Path) -> None:
+    found = plan(written(tmp_path, STARTS), tmp_path / "store")
+    start, user = found.steps
+    assert [step.planned.row for step in found.steps] == ["trades (start of at)", "at"]
+    assert (start.why, start.epochs_left) == ("no folder in the store", 4)
+    assert user.why == "no folder in the store; waits for trades (start of at)"
+    entries = found.to_json()["trials"]
+    assert [one["needs"] for one in entries] == [[], [start.planned.fingerprint]]
+    assert found.to_json(origins=True)["trials"][1]["origins"]["start_from.trial.epochs"].endswith("x.yaml:1")
+    train(start.planned, tmp_path / "store", 4)
+    start, user = plan(written(tmp_path, STARTS), tmp_path / "store").steps
+    assert (start.status, user.why) == ("done", "no folder in the store")
+
+
+def test_a_start_that_nobody_needs_any_more_is_not_trained(tmp_path: Path) -> None:
+    found = written(tmp_path, STARTS)
+    train(found.trials[1], tmp_path, 4)
+    evaluate(found.trials[1], tmp_path, "best/clean")
+    start, user = plan(found, tmp_path).steps
+    assert (start.status, start.epochs_left, user.status) == ("done", 0, "done")
+    assert start.why == "no longer needed: what uses it is trained"
+
+
+def test_a_start_is_not_trained_again_for_averages_that_nobody_asks_for(tmp_path: Path) -> None:
+    found = written(tmp_path, STARTS)
+    start = found.trials[0]
+    assert [one.key for one in start.trial.method.averaging] == ["ema"]
+    bare = start.trial.model_copy(update={"method": start.trial.method.model_copy(update={"averaging": ()})})
+    folder = folder_of(start, tmp_path)
+    folder.create(bare)
+    for epoch in range(4):
+        folder.append({"epoch": epoch, "metrics": {}})
+    folder.finish({"epochs": 4})
+    assert plan(found, tmp_path).steps[0].status == "done"
+    asking = written(tmp_path, STARTS.replace("weights: best}", "weights: best_ema}"))
+    step = plan(asking, tmp_path).steps[0]
+    assert (step.why, step.retrains) == ("average 'ema' was not kept, trains again", True)
+
+
+def test_a_half_trained_start_is_partial_like_any_trial(tmp_path: Path) -> None:
+    found = written(tmp_path, STARTS)
+    train(found.trials[0], tmp_path, 2)
+    step = plan(found, tmp_path).steps[0]
+    assert (step.status, step.why) == ("partial", "2 of 4 epochs trained")

@@ -15,12 +15,17 @@ from rich.console import Console
 
 from ham_core.errors import RequestError
 from orchestration import runner, tracking
-from orchestration.runner import Resources, run_sweep
-from orchestration.status import status
+from orchestration.runner import Resources, run_sweep, waits_of, waves
+from orchestration.status import remember, status
 from orchestration.store import Store
 from orchestration.sweep import Sweep, load_sweep
 from orchestration.tracking import Tracker
 
+STARTING = """\
+method: [at]
+    start_from: {method: trades, weights: last}
+    start_from.optimizer.lr: 0.1
+    optimizer.lr: [0.01, 0.001]"""
 ONE_TRIAL = ["seeds=0", "grid.methods.method=[at]"]
 
 
@@ -110,6 +115,49 @@ class TestWithRay:
             == 2
         )
 
+    def test_starts_are_trained_once_and_before_those_that_need_them(
+        self, write_sweep: Callable[..., Path], tmp_path: Path, console: Console
+    ) -> None:
+        path = write_sweep(replaced={"method: [at, trades]": STARTING})
+        sweep, store = load_sweep(path), Store(tmp_path / "store")
+        assert len(sweep.trials) == 6, "two seeds of two trials, and a start per seed"
+        outcome = run(sweep, store.path, console)
+        assert (outcome.exit_code, len(outcome.done)) == (0, 6)
+        assert len(store.trials()) == 6
+        for one in sweep.trials:
+            for need in one.needs:
+                trained = (store.folder(need).path / "done.json").stat().st_mtime
+                assert trained <= store.folder(one.fingerprint).journal()[0]["timestamp"]
+        runs = {
+            one.fingerprint: one for one in tracking.read_trials(tracking.default_uri(store.path), "tiny")
+        }
+        assert {one.status for one in runs.values()} == {"FINISHED"}
+        user = next(one for one in sweep.trials if one.needs)
+        params = runs[user.fingerprint].params
+        assert params["start_from.trial"] == user.needs[0]
+        (recorded,) = tracking.read_sweeps(tracking.default_uri(store.path))
+        assert [one.needs for one in recorded.planned] == [one.needs for one in sweep.trials]
+        again = run(sweep, store.path, console)
+        assert (again.done, again.reused) == ([], 6)
+
+    def test_a_trial_whose_start_fails_is_not_started_and_says_why(
+        self, write_sweep: Callable[..., Path], tmp_path: Path, console: Console
+    ) -> None:
+        wild = STARTING.replace("optimizer.lr: 0.1", "optimizer.lr: 1.0e+30")
+        path = write_sweep(replaced={"method: [at, trades]": wild})
+        sweep, store = load_sweep(path, sets=["seeds=0"]), Store(tmp_path / "store")
+        outcome = run(sweep, store.path, console)
+        assert (outcome.exit_code, outcome.done, len(outcome.failed)) == (1, [], 3)
+        start = outcome.failed["trades (start of at lr=0.01) seed=0"]
+        assert "loss" in start
+        for row in ("at lr=0.01 seed=0", "at lr=0.001 seed=0"):
+            assert outcome.failed[row] == f"its start trades (start of at lr=0.01) seed=0 failed: {start}"
+        assert not any(store.folder(one.fingerprint).epochs_done() for one in sweep.trials if one.needs)
+        runs = tracking.read_trials(tracking.default_uri(store.path), "tiny")
+        assert [one.status for one in runs] == ["FAILED"] * 3
+        (told,) = status(store)["sweeps"]
+        assert told["counts"]["failed"] == 3
+
     def test_more_gpus_than_ray_has_are_refused(
         self,
         write_sweep: Callable[..., Path],
@@ -183,3 +231,62 @@ def test_an_address_without_ray_is_refused_before_anything_is_written(
     with pytest.raises(RequestError, match="--address"):
         run(load_sweep(write_sweep()), tmp_path / "store", console, address=address)
     assert not (tmp_path / "store").exists()
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+
+def test_waves_come_after_what_they_wait_for() -> None:
+    waits = {"a": (), "b": ("a",), "c": (), "d": ("b", "c"), "e": ("c",)}
+    assert waves(waits) == [["a", "c"], ["b", "e"], ["d"]]
+    assert waves({}) == []
+
+
+def test_only_trials_that_are_trained_themselves_wait(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = load_sweep(write_sweep(replaced={"method: [at, trades]": STARTING}), sets=["seeds=0"])
+    store = Store(tmp_path / "store")
+    start, *users = sweep.trials
+    waits = {start.fingerprint: ()} | {one.fingerprint: (start.fingerprint,) for one in users}
+    assert waits_of(sweep.trials, store) == waits
+    finish(store, users[0])
+    assert waits_of(sweep.trials, store)[users[0].fingerprint] == ()
+    finish(store, start)
+    assert set(waits_of(sweep.trials, store).values()) == {()}
+
+
+def finish(store: Store, planned: Any) -> None:
+    """A trained trial, as far as planning looks."""
+    folder = store.folder(planned.fingerprint)
+    folder.create(planned.trial)
+    for epoch in range(planned.trial.epochs):
+        folder.append({"epoch": epoch, "metrics": {}})
+    folder.finish({"epochs": planned.trial.epochs})
+
+
+def test_a_damaged_start_is_named_before_anything_starts(
+    write_sweep: Callable[..., Path], tmp_path: Path, console: Console
+) -> None:
+    sweep = load_sweep(write_sweep(replaced={"method: [at, trades]": STARTING}), sets=["seeds=0"])
+    store = Store(tmp_path / "store")
+    finish(store, sweep.trials[0])
+    weights = store.folder(sweep.trials[0].fingerprint).path / "weights"
+    weights.mkdir()
+    (weights / "last.pt").write_bytes(b"no weights")
+    with pytest.raises(RequestError) as caught:
+        run(sweep, store.path, console)
+    assert caught.value.problems[0].startswith(f"{weights / 'last.pt'}: cannot be read")
+
+
+def test_status_counts_a_start_that_nobody_needs_any_more_as_done(
+    write_sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = load_sweep(write_sweep(replaced={"method: [at, trades]": STARTING}), sets=["seeds=0"])
+    store = Store(tmp_path / "store")
+    remember(sweep, store, {})
+    assert status(store)["sweeps"][0]["counts"]["missing"] == 3
+    for one in sweep.trials[1:]:
+        finish(store, one)
+    found = status(store)["sweeps"][0]["trials"]
+    assert [one["status"] for one in found] == ["done", "partial", "partial"], "evaluations are missing"

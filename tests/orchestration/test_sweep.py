@@ -172,7 +172,7 @@ def test_a_protocol_lies_above_the_recipe_and_below_the_file(write: Any) -> None
 def test_plan_records_are_the_plan_as_json(write: Any) -> None:
     records = plan_records(load_sweep(write(SWEEP)))
     assert json.loads(json.dumps(records)) == records
-    assert list(records[0]) == ["fingerprint", "label", "title", "grids", "values", "seed", "row"]
+    assert list(records[0]) == ["fingerprint", "label", "title", "grids", "values", "seed", "row", "needs"]
     assert records[0]["grids"] == ["methods"]
 
 
@@ -323,7 +323,7 @@ PLAIN = "trial: {data: digits, method: at}\n"
         (PLAIN + "seeds: [-1]\n", "x.yaml:2: seed -1 is none"),
         (
             PLAIN + "evaluate: [pgdx]\n",
-            "x.yaml:2: evaluate: unknown attack 'pgdx'; known: clean, cw20, pgd20",
+            "x.yaml:2: evaluate: unknown attack 'pgdx'; known: ",
         ),
         (PLAIN + "evaluate: [pgd20, {name: pgd20, step: 0.1}]\n", "two attacks are called 'pgd20'"),
         (
@@ -365,7 +365,7 @@ PLAIN = "trial: {data: digits, method: at}\n"
         ("trial:\n  data: digits\n  method: hamm\n", "x.yaml:3: unknown method 'hamm'; known: at, "),
         (
             "trial:\n  method: at\n  data: digit\n",
-            "x.yaml:3: unknown data set 'digit'; known: cifar10, digits",
+            "x.yaml:3: unknown data set 'digit'; known: cifar10, ",
         ),
         (
             "trial:\n  method: at\n  data: digits\n  model: cnn\n",
@@ -542,3 +542,153 @@ def test_expanding_and_planning_import_nothing_heavy(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert not set(run.stdout.split()) & {"torch", "ray", "mlflow", "sklearn", "pandas", "numpy"}
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+STARTS = """\
+trial: {data: digits, epochs: 12, epsilon: 0.2, augment.padding: zeros, model.normalize: true}
+grid:
+  methods:
+    method: [ham-official, trades]
+  tuned:
+    method: at
+    start_from: {method: trades, weights: best}
+    optimizer.lr: [0.01, 0.001]
+    start_from.optimizer.lr: 0.1
+seeds: [0, 1]
+evaluate: [clean]
+"""
+
+
+def test_a_needed_trial_stands_once_before_those_that_need_it(write: Any) -> None:
+    sweep = load_sweep(write(STARTS))
+    assert rows(sweep) == [
+        ("ham-official", 0),
+        ("ham-official", 1),
+        ("trades", 0),
+        ("trades", 1),
+        ("at lr=0.01", 0),
+        ("at lr=0.01", 1),
+        ("at lr=0.001", 0),
+        ("at lr=0.001", 1),
+    ]
+    trades = {one.seed: one for one in sweep.trials if one.label == "trades"}
+    for one in sweep.trials:
+        assert one.needs == ((trades[one.seed].fingerprint,) if one.label == "at" else ())
+    assert trades[0].grids == ("methods",)
+    assert [one.name for one in trades[0].evaluations] == ["best/clean", "last/clean"]
+    alone = load_sweep(write(STARTS), sets=["grid.methods.method=[ham-official]"])
+    assert rows(alone)[2:4] == [("trades (start of at lr=0.01)", 0), ("at lr=0.01", 0)]
+    assert len(alone.trials) == len(sweep.trials), "two seeds have two starts"
+    start = alone.trials[2]
+    assert (start.grids, start.values, start.evaluations) == ((), {}, ())
+    assert (start.label, start.title, start.fingerprint) == ("trades", "TRADES", trades[0].fingerprint)
+    assert start.origins["seed"] == "x.yaml:10"
+
+
+def test_a_needed_trial_that_a_grid_asks_for_later_takes_its_name_from_there(write: Any) -> None:
+    sweep = load_sweep(write(STARTS.replace("[ham-official, trades]", "[at]\n  zz:\n    method: [trades]")))
+    names = [one.row for one in sweep.trials if one.seed == 0]
+    assert names == ["at", "trades", "at lr=0.01", "at lr=0.001"]
+    text = STARTS.replace("  methods:\n    method: [ham-official, trades]\n", "")
+    later = text.replace("seeds:", "  methods:\n    method: [ham-official, trades]\nseeds:")
+    first = next(one for one in load_sweep(write(later)).trials)
+    assert (first.row, first.grids, first.values) == ("trades", ("methods",), {"method": "trades"})
+    assert len(first.evaluations) == 2
+
+
+def test_what_others_need_is_in_the_records(write: Any) -> None:
+    records = plan_records(load_sweep(write(STARTS)))
+    assert json.loads(json.dumps(records)) == records
+    assert records[4]["needs"] == [records[2]["fingerprint"]]
+    assert records[2]["needs"] == []
+
+
+def test_a_start_with_a_seed_of_its_own_is_shared_by_all_seeds(write: Any) -> None:
+    sweep = load_sweep(
+        write("trial: {data: digits, method: at, start_from: {method: trades, seed: 5}}\nseeds: [0, 1]\n")
+    )
+    assert rows(sweep) == [("trades (start of at)", 5), ("at", 0), ("at", 1)]
+    assert {one.needs for one in sweep.trials[1:]} == {(sweep.trials[0].fingerprint,)}
+
+
+def test_starts_of_starts_come_first_of_all(write: Any) -> None:
+    inner = "{method: trades, start_from: {method: ham-official, epochs: 3}}"
+    sweep = load_sweep(write(f"trial: {{data: digits, method: at, start_from: {inner}}}\n"))
+    assert [one.row for one in sweep.trials] == [
+        "ham-official (start of trades (start of at))",
+        "trades (start of at)",
+        "at",
+    ]
+
+
+def test_a_helper_is_called_one(write: Any) -> None:
+    sweep = load_sweep(write("trial: {data: digits, method: hat, epochs: 6}\n"))
+    assert [one.row for one in sweep.trials] == ["standard (helper of hat)", "hat"]
+
+
+def test_one_warm_up_serves_all_trials_that_agree_in_it_with_the_averages_of_all(write: Any) -> None:
+    text = """\
+trial: {data: digits, method: ham-official, epochs: 12, start_from: {epochs: 5, weights: state}}
+grid:
+  a: {method.mining.early_drop_step: [1, 2, 3]}
+  b: {method.mining.early_drop_step: [4], method.averaging: {name: ema, label: slow}}
+weights: [best]
+"""
+    warm, *others = load_sweep(write(text)).trials
+    assert (warm.row, warm.trial.epochs) == ("at (start of ham-official early_drop_step=1)", 5)
+    assert [average.key for average in warm.trial.method.averaging] == ["ema", "slow"]
+    assert [one.needs for one in others] == [(warm.fingerprint,)] * 4
+
+
+def test_an_average_that_a_start_merely_has_gives_way_and_one_that_is_asked_for_does_not(write: Any) -> None:
+    text = """\
+trial: {data: digits, epsilon: 0.2, epochs: 12, augment.padding: zeros, model.normalize: true}
+grid:
+  a: {method: [trades], method.averaging: {name: ema, decay: 0.9}}
+  b: {method: [at], start_from: {method: trades, weights: best}}
+weights: [best]
+"""
+    sweep = load_sweep(write(text))
+    trades = sweep.trials[0].trial.method.averaging
+    assert [(one.key, one.decay) for one in trades] == [("ema", 0.9)]
+    found = problems(write(text.replace("weights: best}", "weights: best_ema}")))
+    assert len(found) == 1
+    assert "are the same training with two different averages called 'ema'" in found[0]
+    bare = load_sweep(write(text.replace("{name: ema, decay: 0.9}", "none")))
+    assert bare.trials[0].trial.method.averaging == ()
+    asked = text.replace("{name: ema, decay: 0.9}", "none").replace("weights: best}", "weights: best_ema}")
+    assert [one.key for one in load_sweep(write(asked)).trials[0].trial.method.averaging] == ["ema"]
+
+
+def test_a_grid_may_vary_the_start_or_a_setting_of_it(write: Any) -> None:
+    sweep = load_sweep(write("trial: {data: digits, method: at}\ngrid: {start_from: [none, trades, at]}\n"))
+    asked = [one for one in sweep.trials if one.grids]
+    assert [one.row for one in asked] == ["at start_from=none", "at start_from=trades", "at start_from=at"]
+    assert [one.values for one in asked] == [{"start_from": name} for name in ("none", "trades", "at")]
+    text = "trial: {data: digits, method: at, start_from: trades}\ngrid: {start_from.epochs: [3, 6], epochs: [9]}\n"
+    asked = [one for one in load_sweep(write(text)).trials if one.grids]
+    assert [one.row for one in asked] == [
+        "at start_from.epochs=3 epochs=9",
+        "at start_from.epochs=6 epochs=9",
+    ]
+    assert [one.values["start_from.epochs"] for one in asked] == [3, 6]
+
+
+def test_what_is_wrong_with_a_start_is_said_with_its_line_once_for_all_points(write: Any) -> None:
+    text = """\
+trial:
+  data: digits
+  epochs: 4
+  start_from:
+    method: tradez
+grid:
+  method: [at, trades]
+"""
+    (sentence,) = problems(write(text))
+    assert sentence.startswith("x.yaml:5: start_from: unknown method 'tradez'; known: at, ")
+    found = problems(
+        write(text.replace("tradez", "trades\n    weights: bset").replace("epochs: 4", "epochs: x"))
+    )
+    assert [one.split(" ")[0] for one in found] == ["x.yaml:3:", "x.yaml:6:"]

@@ -287,3 +287,33 @@ def test_reading_where_nothing_was_recorded_gives_nothing(tmp_path: Path) -> Non
     assert tracking.read_sweeps(uri) == []
     assert tracking.read_trials(uri, "tiny") == []
     assert not (tmp_path / "none").exists()
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+
+def test_another_trial_is_one_parameter() -> None:
+    other = trial("trades", epochs=1)
+    one = trial(start_from={"trial": other, "weights": "last"})
+    found = tracking.params_of(one)
+    mine = {key: value for key, value in found.items() if key.startswith("start_from")}
+    assert mine == {"start_from.trial": fingerprint(other), "start_from.weights": "last"}
+    assert found["method.objective.name"] == "at"
+    assert found["helper"] is None
+    assert tracking.params_of(trial(helper={"trial": other}))["helper.trial"] == fingerprint(other)
+    plain = tracking.params_of(ONE)
+    assert found.keys() - mine.keys() == plain.keys() - {"start_from"}
+
+
+def test_a_single_trial_knows_what_it_needs_and_may_have_a_name() -> None:
+    other = trial("trades", epochs=1)
+    one = trial(start_from={"trial": other, "weights": "last"})
+    assert Single(one, fingerprint(one)).needs == (fingerprint(other),)
+    assert JOB.needs == ()
+    assert (JOB.row, Single(ONE, "x", name="at (start of y)").row) == ("at", "at (start of y)")
+
+
+def test_plans_of_earlier_versions_have_no_needs() -> None:
+    entry = {"fingerprint": "f", "label": "l", "title": "t", "grids": [], "values": {}, "seed": 0, "row": "r"}
+    assert tracking._planned(entry).needs == ()
+    assert tracking._planned({**entry, "needs": ["a"]}).needs == ("a",)
