@@ -37,6 +37,7 @@ class ClassLog:
         self.right(y, adv_logits.argmax(1) == y)
         if weights is not None:
             self._add("weight", y, weights)
+        self.confidences(y, adv_logits)
         self.loss_sum += loss.detach()
         self.steps += 1
 

@@ -272,8 +272,6 @@ class Training:
             )
         self._update_averages("step")
         log.batch(kept.y, adv_logits, loss, weights)
-        if self.calibration is not None and self.calibration.needs_confusion:
-            log.confidences(kept.y, adv_logits)
         active = self._active_calibration()
         if active is not None and active.samples:
             self.learnt = active.observe(self.learnt, kept.y, adv_logits.argmax(1) == kept.y)
@@ -406,13 +404,15 @@ class Training:
             average = self.averages[part.key]
             if part.needs_validation:
                 metrics[f"train/accepted/{part.key}"] = float(self.accepted[part.key])
-                if self.epoch == self.trial.epochs - 1 and not self.accepted[part.key]:
+                ends = self.finished or self.epoch == self.trial.epochs - 1
+                if ends and not self.accepted[part.key]:
                     average.update_parameters(self.model)  # none passed: the last θ stands in, 0 says so
             if int(average.n_averaged) > 0:
                 self._judge(f"_{part.key}", average.module, images, metrics, kept)
         if self.objective.probe_steps():
             if self.finished:
-                kept |= {f"last{suffix}": weights for suffix, weights in self.before.items()}
+                before = {suffix: self.before.get(suffix, self.before[""]) for suffix in self._candidates()}
+                kept |= {f"last{suffix}": weights for suffix, weights in before.items()}
             self.before = {
                 suffix: copy.deepcopy(model.state_dict()) for suffix, model in self._candidates().items()
             }

@@ -65,7 +65,6 @@ class Calibration(Part):
 
     epoch_fields: ClassVar[frozenset[str]] = frozenset({"start_epoch"})
     needs_validation: ClassVar[bool] = False  # `renew` looks at held-out images
-    needs_confusion: ClassVar[bool] = False  # `renew` reads `Observed.confusion`
     samples: ClassVar[bool] = False  # `draw` chooses the images of each batch
 
     start_epoch: int = Field(0, ge=0, description="first calibrated epoch")

@@ -26,7 +26,6 @@ class Dafa(Calibration):
 
     name = "dafa"
     source = "Lee et al., ICLR 2024, arXiv:2401.12532"
-    needs_confusion = True
 
     strength: float = Field(1.0, ge=0, description="λ; a class whose weight would fall below 0 gets 0")
     official_pgd: bool = Field(False, description="the released AT version's second, unscaled attack step")

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from ham_core.averaging.fawa import Fawa
+from ham_core.objectives.fast_at import FastAT
 from ham_core.training import Training
 from tests.builders import dataset, same_weights, trial
 
@@ -75,6 +76,19 @@ def test_where_no_epoch_passes_the_last_weights_stand_in_and_the_count_says_so()
     assert not any(name.endswith("_fawa") for name in results[0].kept)
     assert {"best_fawa", "last_fawa"} <= set(results[1].kept)
     assert same_weights(training.averages["fawa"].module, training.model)
+
+
+def test_a_training_that_ends_early_with_nothing_accepted_keeps_the_weights_of_the_epoch_before(monkeypatch):
+    """Fast-AT's collapse in epoch 1 of 3: last is epoch 0, and so is last_fawa, which no epoch has entered."""
+    monkeypatch.setattr(FastAT, "collapsed", lambda *_: True)
+    fawa = {"name": "fawa", "start_epoch": 0, "threshold": 1.0}
+    one = trial("fast_at", method={"averaging": fawa}, epochs=3, attack={"steps": 1})
+    training = Training(one, dataset(one))
+    first = copy.deepcopy(next(iter(training)) and training.model.state_dict())
+    (result,) = list(training)
+    assert result.epoch == 1 and training.finished
+    for name in ("last", "last_fawa"):
+        assert all(torch.equal(result.kept[name][key], first[key]) for key in first)
 
 
 def test_fawa_that_accepts_every_epoch_is_the_average_per_epoch():
