@@ -262,3 +262,13 @@ def test_ham_methods_of_an_unknown_name_is_refused_with_the_known_ones(answer: d
     ):
         named(answer, "trade")
     assert ham("methods", "trade")[0] == 2
+
+
+def test_every_parameter_says_what_it_means() -> None:
+    silent = [
+        f"{part['name']}.{key}"
+        for part in catalogue()["parts"]
+        for key, one in part["parameters"].items()
+        if not one["meaning"]
+    ]
+    assert silent == []

@@ -17,7 +17,7 @@ class Averaging(Part):
     from_initial: ClassVar[bool] = False  # θ̄ begins at the initial weights; else the first update copies θ
     needs_validation: ClassVar[bool] = False  # `accepts` is asked, with accuracies on held-out images
 
-    every: Literal["step", "epoch"] = "step"
+    every: Literal["step", "epoch"] = Field("step", description="when θ enters the average")
     start_epoch: int = Field(0, ge=0, description="first epoch that enters the average")
     label: str | None = Field(None, pattern=r"^[a-z0-9]+$", description="name of the weights: best_<label>")
 

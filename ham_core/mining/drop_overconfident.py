@@ -37,7 +37,9 @@ class DropOverconfident(Mining):
     cost = "+2F, +1F where the attack has the clean logits; outer pass on what is left"
 
     drop_rate: float = Field(0.1, ge=0, le=1, description="d, share of the over-confident examples")
-    choose: Literal["most_confident", "random"] = "most_confident"
+    choose: Literal["most_confident", "random"] = Field(
+        "most_confident", description="which of them leave: those that gained most, or a random choice"
+    )
     confidence: Confidence = Field("true_class", description="whose confidence is compared")
 
     def finish(self, seen: Trajectory) -> torch.Tensor | None:

@@ -45,13 +45,17 @@ PARAMETERS: dict[str, float] = {
 class Weight(Frozen):
     """How hard examples are weighted."""
 
-    measure: Literal["uniform", "softmax_l1", "logits_l1", "clean_lp", "margin_lp", "margin_mse"] = "uniform"
-    function: Function = "linear"
+    measure: Literal["uniform", "softmax_l1", "logits_l1", "clean_lp", "margin_lp", "margin_mse"] = Field(
+        "uniform", description="how far an example's logits moved"
+    )
+    function: Function = Field("linear", description="φ, from the scaled measure to the weight")
     parameter: float = Field(
         description="λ of the function; left out: -1 for tanh and sigmoid, 1 for the others"
     )
     base: float | tuple[From, ...] = Field(0.0, description="added before scaling; a number or a schedule")
-    normalise: Literal["hard", "batch"] = "hard"
+    normalise: Literal["hard", "batch"] = Field(
+        "hard", description="mean 1 over the hard examples, or their sum over the batch"
+    )
     space: Literal["softmax", "logits"] = Field("softmax", description="s, of clean_lp and margin_lp")
     p: float = Field(1.0, ge=1, description="norm of clean_lp and margin_lp")
     start_jump: bool = Field(False, description="count the jump from the clean image to the start point")
