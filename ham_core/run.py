@@ -21,7 +21,7 @@ from ham_core.evaluation import Seen, attack_images
 from ham_core.folder import TrialFolder
 from ham_core.metrics import class_keys, metric_name, summarize
 from ham_core.network import build_model
-from ham_core.protocol import Evaluation, evaluation_fingerprint
+from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
 from ham_core.training import Training, load_data
 
@@ -175,29 +175,62 @@ def evaluate(
     """
     model = build_model(trial, dataset, device)
     model.load_state_dict(folder.weights(evaluation.weights, str(device)))
-    attack, classes = evaluation.attack, dataset.classes
-    identity = evaluation_fingerprint(trial, evaluation)
+    metrics = judge(
+        model,
+        dataset,
+        folder,
+        evaluation.attack,
+        evaluation_fingerprint(trial, evaluation),
+        weights=evaluation.weights,
+        about={"trial": fingerprint(trial)},
+        epsilon=trial.epsilon,
+        seed=derived_seed(trial.seed, "evaluation"),
+        device=device,
+        deadline=deadline,
+    )
+    return Event("evaluated", trial.epochs, metrics, f"{evaluation.weights}/{evaluation.attack.key}")
+
+
+def judge(
+    model: torch.nn.Module,
+    dataset: Dataset,
+    folder: TrialFolder,
+    attack: EvaluationAttack,
+    identity: str,
+    *,
+    weights: str,
+    about: dict[str, Any],
+    epsilon: float,
+    seed: int,
+    device: torch.device,
+    deadline: float | None = None,
+) -> dict[str, float]:
+    """Attack any model on the test images and store the evaluation under `identity` -> its metrics.
+
+    weights: the first word of the metrics' names. about: what the record says of the model. autoattack.Unfinished: as above.
+    """
+    classes = dataset.classes
     progress = folder.path / "evaluations" / f"{identity}.partial.npz"
     seen = attack_images(
         model,
         dataset.test,
         attack,
-        epsilon=trial.epsilon,
-        seed=derived_seed(trial.seed, "evaluation"),
+        epsilon=epsilon,
+        seed=seed,
         progress=progress,
         late=lambda: _late(deadline),
     )
     label = dataset.test.labels.cpu().numpy()
     statistics = summarize(label, seen.prediction == label, classes)
-    metrics = {metric_name(evaluation.weights, attack.key, name): value for name, value in statistics.items()}
+    metrics = {metric_name(weights, attack.key, name): value for name, value in statistics.items()}
     counts = np.bincount(label, minlength=len(classes))
     record: dict[str, Any] = {
         "fingerprint": identity,
-        "trial": fingerprint(trial),
-        "weights": evaluation.weights,
+        **about,
+        "weights": weights,
         "attack": attack.model_dump(mode="json"),
         "attack_name": attack.key,
-        "epsilon": attack.radius(trial.epsilon),
+        "epsilon": attack.radius(epsilon),
         "classes": list(classes),
         "images": {key: int(n) for key, n in zip(class_keys(classes), counts, strict=True)},
         "metrics": metrics,
@@ -218,7 +251,7 @@ def evaluate(
     }
     folder.save_evaluation(identity, record, arrays)
     progress.unlink(missing_ok=True)
-    return Event("evaluated", trial.epochs, metrics, f"{evaluation.weights}/{attack.key}")
+    return metrics
 
 
 def _doubts(

@@ -22,6 +22,8 @@ INDEX = {
     "preact_resnet18": "ham_core.models.preact_resnet:PreActResNet18",
     "resnet18": "ham_core.models.resnet:ResNet18",
     "small_cnn": "ham_core.models.small_cnn:SmallCNN",
+    "wrn28_10": "ham_core.models.wide_resnet:wrn28_10",
+    "wrn34_10": "ham_core.models.wide_resnet:wrn34_10",
 }
 
 __all__ = ["build", "names"]

@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ham_core.errors import RequestError
+from orchestration.cli.foreign import (
+    CheckpointFlag,
+    EpsilonFlag,
+    ImagesFlag,
+    LimitFlag,
+    ModelFlag,
+    NormalisationFlag,
+    WidthFlag,
+    doubts_of,
+    judge_foreign,
+)
 from orchestration.cli.shared import (
     DEFAULT_STORE,
     JsonFlag,
@@ -37,6 +48,7 @@ AttackFlag = Annotated[
     str, typer.Option("--attack", metavar="LIST", help="Of clean, fgsm, pgdN, cwN, autoattack and its parts.")
 ]
 ThreadsFlag = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+KEPT_WEIGHTS = "best,last"
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +71,7 @@ def train(
     ] = None,
     settings: SetFlag = None,
     attack: AttackFlag = "clean,pgd20,cw20",
-    weights: WeightsFlag = "best,last",
+    weights: WeightsFlag = KEPT_WEIGHTS,
     threads: ThreadsFlag = 1,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
@@ -124,15 +136,42 @@ def evaluate(
     profile: ProfileFlag = None,
     settings: SetFlag = None,
     attack: AttackFlag = "clean,pgd20,cw20",
-    weights: WeightsFlag = "best,last",
+    weights: WeightsFlag = KEPT_WEIGHTS,
     threads: ThreadsFlag = 1,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     as_json: JsonFlag = False,
+    checkpoint: CheckpointFlag = None,
+    model: ModelFlag = None,
+    width: WidthFlag = 1.0,
+    normalisation: NormalisationFlag = None,
+    data: ImagesFlag = None,
+    epsilon: EpsilonFlag = "8/255",
+    images: LimitFlag = None,
 ) -> int:
     """Attack trained weights. What was attacked before is not attacked again; nothing is trained."""
     from orchestration.runner import run_here
 
+    if checkpoint is not None or model is not None:
+        if trials or sweep is not None or profile is not None or settings:
+            raise RequestError(
+                "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --sweep, --profile and "
+                "--set out"
+            )
+        entry = None if weights == KEPT_WEIGHTS else weights
+        rows = judge_foreign(
+            checkpoint, model, width, normalisation, entry, data, attack, epsilon, images, threads, store
+        )
+        complain(doubts_of(rows))
+        if as_json:
+            emit({"evaluations": rows})
+        else:
+            _print_results(rows)
+        return 0
+    if data is not None or images is not None or normalisation is not None:
+        raise RequestError(
+            "ham evaluate: --data, --images and --normalisation belong to --checkpoint FILE --model NAME; a trial has its own"
+        )
     place = open_store(store, must_exist=True)
     address = tracking_uri(uri, place)
     wanted = evaluations(attack, weights)

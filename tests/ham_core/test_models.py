@@ -31,7 +31,14 @@ def preact_by_hand(a: int, b: int, c: int, d: int, channels: int, classes: int) 
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("preact_resnet18", 11_172_170), ("resnet18", 11_173_962), ("small_cnn", 24_346)]
+    ("name", "count"),
+    [
+        ("preact_resnet18", 11_172_170),
+        ("resnet18", 11_173_962),
+        ("small_cnn", 24_346),
+        ("wrn28_10", 36_479_194),
+        ("wrn34_10", 46_160_474),
+    ],
 )
 def test_parameter_counts_are_the_known_ones(name: str, count: int) -> None:
     assert parameters(build(name, classes=10, channels=3, normalize=False)) == count
@@ -53,14 +60,14 @@ def test_the_layer_names_are_those_of_public_checkpoints() -> None:
     assert plain.issuperset(["bn1.weight", "layer2.0.shortcut.0.weight", "layer2.0.shortcut.1.running_var"])
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18"])
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "wrn28_10"])
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32), (3, 64)])
 def test_every_model_takes_every_image_size(name: str, channels: int, side: int) -> None:
     model = build(name, width=0.05, classes=7, channels=channels, normalize=False)
     assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18"])
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "wrn28_10"])
 def test_normalisation_is_the_first_layer(name: str) -> None:
     torch.manual_seed(0)
     inside = build(name, width=0.1, classes=4, channels=3, mean=MEAN, std=STD)
@@ -78,16 +85,14 @@ def test_normalisation_without_statistics_is_an_error() -> None:
         build("small_cnn", classes=10, channels=1, normalize=True)
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18"])
+@pytest.mark.parametrize("name", ["small_cnn", "preact_resnet18", "resnet18", "wrn28_10"])
 def test_the_seed_alone_decides_the_initial_weights(name: str) -> None:
     states = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        states.append(
-            build(name, width=0.1, classes=4, channels=1, normalize=False).state_dict()["linear.weight"]
-        )
-    assert torch.equal(states[0], states[1])
-    assert not torch.equal(states[0], states[2])
+        states.append(build(name, width=0.1, classes=4, channels=1, normalize=False).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
 def test_the_preactivation_block_adds_the_raw_input_where_the_shape_stays() -> None:
@@ -117,7 +122,7 @@ def test_the_smallest_width_keeps_one_channel() -> None:
 def test_unknown_names_and_widths_are_sentences() -> None:
     with pytest.raises(
         RequestError,
-        match=r"'resnet81'; known: preact_resnet18, resnet18, small_cnn \(did you mean resnet18\?\)",
+        match=r"'resnet81'; known: preact_resnet18, resnet18, small_cnn, wrn28_10, wrn34_10 \(did you mean resnet18\?\)",
     ):
         build("resnet81", classes=10, channels=3, normalize=False)
     with pytest.raises(RequestError, match=r"model\.width: 0"):
