@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -247,6 +248,14 @@ def test_numbers_of_numpy_1_are_read(tmp_path: Path) -> None:
     assert torch.equal(read(path, "preact_resnet18", images())[0](x), bare(x))
 
 
+def test_torchvisions_name_of_a_shortcut_is_known(tmp_path: Path) -> None:
+    state = resnet18(False, head="fc")
+    theirs = {key.replace(".shortcut.", ".downsample."): one for key, one in state.items()}
+    x = torch.rand(2, 3, 8, 8)
+    model, _ = read(saved(tmp_path / "model.pt", theirs), "resnet18", images())
+    torch.testing.assert_close(model(x), resnet_logits(state, x), rtol=1e-4, atol=1e-5)
+
+
 CARRIERS: dict[str, Callable[[State], State]] = {
     "buffers mu and sigma": lambda state: state | {"mu": MEAN.view(3, 1, 1), "sigma": STD.view(3, 1, 1)},
     "RobustBench's normaliser": lambda state: {
@@ -482,6 +491,37 @@ def test_another_file_radius_or_reading_is_another_evaluation(normalised: Path, 
     assert foreign._identity("d", PGD, 0.01) != foreign._identity("d", CLEAN, 0.01)
 
 
+def test_the_identity_is_the_file_its_reading_and_the_images(
+    normalised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    evaluate(normalised, tmp_path, normalisation="cifar10", entry="state_dict")
+    (told,) = tmp_path.glob("foreign/*/model.json")
+    assert json.loads(told.read_text())["model"] == {
+        "model": "preact_resnet18",
+        "file": hashlib.sha256(normalised.read_bytes()).hexdigest(),
+        "width": WIDTH,
+        "entry": "state_dict",
+        "normalisation": [list(values) for values in STATISTICS["cifar10"]],
+        "test_digest": "test",
+        "test_limit": None,
+    }
+    assert not torch.backends.cudnn.allow_tf32  # fp32 is fp32 on every device
+
+
+def test_reading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pt", resnet18(True))
+    before = torch.random.get_rng_state()
+    read(path, "preact_resnet18", images())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_tensors_called_mean_of_another_size_are_no_statistics() -> None:
+    state = {"a.weight": torch.ones(2), "a.mean": torch.ones(7), "a.std": torch.ones(7)}
+    rest, statistics = foreign.plain(state, 3)
+    assert (rest.keys(), statistics) == (state.keys(), None)
+
+
 def test_the_other_kind_of_shortcut_is_refused_by_its_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -585,6 +625,9 @@ def test_a_factory_alone_or_with_a_file(
     monkeypatch.setattr(foreign, "_dataset", lambda *arguments: dataset)
     alone, _ = evaluate(None, tmp_path, f"{somebody}:net")
     assert alone["metrics"]["file/clean/avg"] == 1
+    _, _, told = foreign._read(Request(f"{somebody}:net"), dataset)
+    monkeypatch.setattr(sys.modules[somebody], "net", Net)
+    assert foreign._read(Request(f"{somebody}:net"), dataset)[2] != told  # other weights, another identity
     other = Net()
     for state in (other.state_dict(), {f"module.{key}": one for key, one in other.state_dict().items()}):
         model, _ = read(saved(tmp_path / "model.pt", state), f"{somebody}:net", dataset)

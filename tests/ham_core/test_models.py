@@ -113,6 +113,14 @@ def test_preact_resnet_normalises_and_cuts_before_pooling() -> None:
     assert torch.equal(seen[0], torch.zeros_like(seen[0]))  # ReLU(BN(.)) of a very negative BN is 0
 
 
+def test_wide_resnets_start_as_published() -> None:
+    """N(0, 2 / (k² · outputs)) for k x k convolutions, bias 0: of 160 outputs √(2 / 1440) = 0.0373."""
+    torch.manual_seed(0)
+    state = build("wrn28_10", width=0.5, classes=10, channels=3, normalize=False).state_dict()
+    assert float(state["block2.layer.0.conv1.weight"].std()) == pytest.approx((2 / 1440) ** 0.5, rel=0.02)
+    assert torch.equal(state["fc.bias"], torch.zeros(10))
+
+
 def test_the_smallest_width_keeps_one_channel() -> None:
     assert build("small_cnn", width=0.001, classes=2, channels=1, normalize=False)(
         torch.rand(1, 1, 8, 8)
