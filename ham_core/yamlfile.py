@@ -30,11 +30,12 @@ UNREADABLE = (  # what the constructors of plain values raise: `!!bool maybe`, `
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML file: plain Python values, and the line of each key."""
+    """One YAML file: plain Python values, the line of each key, and its text."""
 
     name: str
     value: Any
     lines: dict[Key, int] = field(default_factory=dict)
+    text: str = field(default="", repr=False)
 
     def place(self, key: Sequence[Hashable] = ()) -> str:
         """`sweeps/x.yaml:5` of the longest known beginning of `key`."""
@@ -120,7 +121,7 @@ def parse(text: str, name: str) -> Document:
     value = walk(root, ()) if root is not None else {}
     if problems:
         raise RequestError(problems)
-    return Document(name, value, lines)
+    return Document(name, value, lines, text)
 
 
 def _reason(error: Exception) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ham_core.errors import RequestError
-from orchestration.plan import Plan
+from ham_core.folder import TrialFolder
 from orchestration.store import Store
+
+if TYPE_CHECKING:
+    from orchestration.plan import Plan
 
 MOST = 200  # trained trials that are looked at: more do not sharpen a median
 
@@ -28,12 +32,55 @@ def estimate(plan: Plan, store: Store) -> dict[str, Any]:
     measured = _measured(store) if left else []
     total = 0.0
     for settings, count in left:
-        alike = [seconds for other, seconds in measured if _kind(other)[1:] == _kind(settings)[1:]]
-        same = [seconds for other, seconds in measured if _kind(other) == _kind(settings)]
+        alike = [seconds for other, seconds in measured if kind_of(other)[1:] == kind_of(settings)[1:]]
+        same = [seconds for other, seconds in measured if kind_of(other) == kind_of(settings)]
         if not alike:
             return {"epochs_left": epochs, "seconds": None, "measured_on": 0}
         total += count * statistics.median(same or alike)
     return {"epochs_left": epochs, "seconds": total if left else 0.0, "measured_on": len(measured)}
+
+
+def remaining(
+    recorded: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]], store: Store
+) -> dict[str, Any]:
+    """{"epochs", "seconds" (None: nothing to go by), "at_once"}: the training that is left of a started sweep.
+
+    `recorded`: its trials as the driver wrote them down; `trials`: the same as `ham status` finds them. Seconds per epoch:
+    those of the trial's own epochs, else the median of trained trials like it. As many as run now run at once until the end.
+    """
+    at_once = max(1, sum(one["status"] == "running" for one in trials))
+    left = [
+        (tuple(told["kind"]) if "kind" in told else None, one["fingerprint"], one["epochs"] - one["epoch"])
+        for told, one in zip(recorded, trials, strict=True)
+        if one["status"] in ("running", "partial", "missing") and one["epochs"] > one["epoch"]
+    ]
+    epochs = sum(count for _, _, count in left)
+    trained = [(kind_of(settings), seconds) for settings, seconds in _measured(store)] if left else []
+    costs = []
+    for kind, identity, count in left:
+        seconds = seconds_per_epoch(store.folder(identity)) or _typical(kind, trained)
+        if seconds is None:
+            return {"epochs": epochs, "seconds": None, "at_once": at_once}
+        costs.append(count * seconds)
+    return {"epochs": epochs, "seconds": max([sum(costs) / at_once, *costs], default=0.0), "at_once": at_once}
+
+
+def _typical(kind: Kind | None, trained: Sequence[tuple[Kind, float]]) -> float | None:
+    """The median over trained trials of this kind, or of the same with another objective."""
+    if kind is None:  # written down by an earlier version
+        return None
+    same = [seconds for other, seconds in trained if other == kind]
+    alike = [seconds for other, seconds in trained if other[1:] == kind[1:]]
+    return statistics.median(same or alike) if alike else None
+
+
+def seconds_per_epoch(folder: TrialFolder) -> float | None:
+    """The mean over the recorded epochs, training and validation together; None before the first."""
+    seconds = [
+        record["metrics"].get("time/train_s", 0.0) + record["metrics"].get("time/validate_s", 0.0)
+        for record in folder.journal()
+    ]
+    return statistics.fmean(seconds) if seconds else None
 
 
 def _measured(store: Store) -> list[tuple[dict[str, Any], float]]:
@@ -42,19 +89,16 @@ def _measured(store: Store) -> list[tuple[dict[str, Any], float]]:
     for identity in store.trials()[:MOST]:
         folder = store.folder(identity)
         try:
-            settings, journal = folder.settings(), folder.journal() if folder.is_done() else []
+            settings, seconds = folder.settings(), seconds_per_epoch(folder) if folder.is_done() else None
         except RequestError:
             continue  # a damaged folder tells nothing
-        seconds = [
-            record["metrics"].get("time/train_s", 0.0) + record["metrics"].get("time/validate_s", 0.0)
-            for record in journal
-        ]
-        if settings is not None and seconds:
-            found.append((settings, statistics.fmean(seconds)))
+        if settings is not None and seconds is not None:
+            found.append((settings, seconds))
     return found
 
 
-def _kind(settings: dict[str, Any]) -> Kind:
+def kind_of(settings: dict[str, Any]) -> Kind:
+    """What seconds per epoch depend on: objective, network, batch, images."""
     data = settings["data"]
     return (
         settings["method"]["objective"]["name"],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.protocol import evaluation_fingerprint
+from orchestration.estimate import kind_of, remaining
 from orchestration.store import Store
 from orchestration.sweep import plan_records
 from orchestration.tracking import run_name
@@ -35,28 +36,49 @@ def remember(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> None:
             "epochs": one.trial.epochs,
             "evaluations": [evaluation_fingerprint(one.trial, wanted) for wanted in one.evaluations],
             "failure": failures.get(one.fingerprint, ""),
+            "kind": kind_of(one.trial.model_dump(mode="json")),
         }
         for record, one in zip(plan_records(sweep), sweep.trials, strict=True)
     ]
     write_json(
         store.path / "sweeps" / f"{sweep.name}.json",
-        {"name": sweep.name, "time": time.time(), "trials": trials},
+        {
+            "name": sweep.name,
+            "time": time.time(),
+            "source": sweep.source,
+            "profile": sweep.profile,
+            "sets": list(sweep.sets),
+            "text": sweep.text,
+            "trials": trials,
+        },
     )
 
 
 def status(store: Store, name: str | None = None) -> dict[str, Any]:
-    """{"store", "sweeps": [{"name", "counts", "trials": [...]}, ...], "others"}: the sweep that was started last first."""
-    found = [read_json(path) for path in (store.path / "sweeps").glob("*.json")]
-    recorded = sorted((one for one in found if one), key=lambda one: one["time"], reverse=True)
-    names = [one["name"] for one in recorded]
-    if name is not None and name not in names:
-        raise RequestError(f"{store.path}: no sweep '{name}' was started here; {known(name, names)}")
+    """{"store", "sweeps": [{"name", "counts", "left", "trials": [...]}, ...], "others"}: the one started last first."""
+    recorded = recorded_sweeps(store)
+    if name is not None:
+        recorded_sweep(store, name)
     members = {trial["fingerprint"] for one in recorded for trial in one["trials"]}
     return {
         "store": str(store.path),
         "sweeps": [_sweep(store, one) for one in recorded if name in (None, one["name"])],
         "others": len(set(store.trials()) - members),
     }
+
+
+def recorded_sweeps(store: Store) -> list[dict[str, Any]]:
+    """What the drivers of this store's sweeps left behind, the sweep that was started last first."""
+    found = [read_json(path) for path in (store.path / "sweeps").glob("*.json")]
+    return sorted((one for one in found if one), key=lambda one: float(one["time"]), reverse=True)
+
+
+def recorded_sweep(store: Store, name: str) -> dict[str, Any]:
+    """The same of one sweep."""
+    found = {str(one["name"]): one for one in recorded_sweeps(store)}
+    if name not in found:
+        raise RequestError(f"{store.path}: no sweep '{name}' was started here; {known(name, found)}")
+    return found[name]
 
 
 def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
@@ -71,12 +93,17 @@ def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
         ):
             trial["status"] = "done"  # what uses it is trained, so nobody trains it any more
     counts = Counter(one["status"] for one in trials)
-    return {"name": recorded["name"], "counts": {state: counts[state] for state in STATES}, "trials": trials}
+    return {
+        "name": recorded["name"],
+        "counts": {state: counts[state] for state in STATES},
+        "left": remaining(recorded["trials"], trials, store),
+        "trials": trials,
+    }
 
 
 def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
     folder = store.folder(planned["fingerprint"])
-    state, done = _state(folder, planned), folder.epochs_done()
+    state, done = state_of(folder, planned), folder.epochs_done()
     return {
         "fingerprint": planned["fingerprint"],
         "row": planned["name"],
@@ -87,7 +114,8 @@ def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _state(folder: TrialFolder, planned: dict[str, Any]) -> str:
+def state_of(folder: TrialFolder, planned: Mapping[str, Any]) -> str:
+    """running, done, failed, partial or missing; `planned`: the trial as a driver wrote it down."""
     if (
         folder.is_done()
         and not folder.lost_epochs()

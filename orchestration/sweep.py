@@ -34,7 +34,7 @@ from ham_core.protocol import PROTOCOLS, Evaluation, EvaluationAttack, Protocol,
 from ham_core.resolve import DataFacts, Layer, Leaf, Resolved, Words, parse_set, resolve, set_layer
 from ham_core.sentences import problems_of, shown
 from ham_core.starts import averages_asked_for, needs_of, role
-from ham_core.yamlfile import Document, Key, load
+from ham_core.yamlfile import Document, Key, load, parse
 
 KEYS = ("title", "description", "trial", "grid", "seeds", "evaluate", "weights", "protocol", "profiles")
 LISTS = ("seeds", "evaluate", "weights")
@@ -84,7 +84,7 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What a sweep file asks for, expanded."""
+    """What a sweep file asks for, expanded. `text`, `sets`: the file and the `--set`s that it was expanded from."""
 
     name: str
     source: str
@@ -96,6 +96,8 @@ class Sweep:
     attacks: tuple[EvaluationAttack, ...]
     weights: tuple[str, ...]
     trials: tuple[Planned, ...]
+    text: str = field(default="", repr=False)
+    sets: tuple[str, ...] = ()
 
 
 def plan_records(sweep: Sweep) -> list[dict[str, Any]]:
@@ -110,8 +112,17 @@ def plan_records(sweep: Sweep) -> list[dict[str, Any]]:
 
 def load_sweep(path_or_name: str | Path, *, profile: str | None = None, sets: Sequence[str] = ()) -> Sweep:
     """Read and expand a sweep. RequestError with every problem of the file, the profile and the `--set`s."""
-    document = find_sweep(path_or_name)
-    return _Loader(document, Path(document.name).stem, profile, sets).sweep()
+    return _expanded(find_sweep(path_or_name), profile, sets)
+
+
+def parse_sweep(text: str, source: str, *, profile: str | None = None, sets: Sequence[str] = ()) -> Sweep:
+    """The same for the text of a file that was once at `source`."""
+    return _expanded(parse(text, source), profile, sets)
+
+
+def _expanded(document: Document, profile: str | None, sets: Sequence[str]) -> Sweep:
+    sweep = _Loader(document, Path(document.name).stem, profile, sets).sweep()
+    return replace(sweep, text=document.text, sets=tuple(sets))
 
 
 # finding -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import datasets, listing, planning, reporting, trials
+from orchestration.cli import datasets, keeping, listing, planning, reporting, trials
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -37,6 +37,7 @@ app = typer.Typer(
 planning.register(app)
 trials.register(app)
 reporting.register(app)
+keeping.register(app)
 listing.register(app)
 datasets.register(app)
 

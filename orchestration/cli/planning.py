@@ -163,6 +163,18 @@ def _print_sweep(one: dict[str, Any]) -> None:
         elif trial["status"] == "failed":
             print(f"  failed   {trial['row']}  {trial['failure']}")
     following = [trial["row"] for trial in one["trials"] if trial["status"] == "missing"]
+    if one["left"]["epochs"]:
+        print(f"  left     {_left(one['left'])}")
     if following:
         more = f" and {len(following) - NEXT} more" if len(following) > NEXT else ""
         print(f"  next     {'; '.join(following[:NEXT])}{more}")
+
+
+def _left(left: dict[str, Any]) -> str:
+    """`12 epochs, about 4 min with 2 trials at once`."""
+    if left["seconds"] is None:
+        return (
+            f"{left['epochs']} epochs of training; how long they take is known after the first of their kind"
+        )
+    several = f" with {left['at_once']} trials at once" if left["at_once"] > 1 else ""
+    return f"{left['epochs']} epochs, about {_duration(left['seconds'])} of training{several}"

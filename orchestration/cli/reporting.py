@@ -17,6 +17,7 @@ import typer
 
 from ham_core.errors import RequestError, known
 from ham_core.folder import unwritable
+from orchestration.cli.keeping import explain_trial
 from orchestration.cli.shared import (
     DEFAULT_STORE,
     DONE,
@@ -41,7 +42,9 @@ READY_SECONDS = 60
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "report", "ham report --out reports-out --format md,tex")(report)
-    command(app, "explain", 'ham explain ham-main "HAM (official code)" "PGD-20 worst"')(explain)
+    command(
+        app, "explain", 'ham explain ham-main "HAM (official code)" "PGD-20 worst"  ·  ham explain 3fa4b2'
+    )(explain)
     command(app, "ui", "ham ui --port 5001")(ui)
 
 
@@ -96,19 +99,31 @@ def report(
 
 
 def explain(
-    table: Annotated[str, typer.Argument(metavar="TABLE")],
-    row: Annotated[str, typer.Argument(metavar="ROW", help="As printed in the table.")],
-    column: Annotated[
-        str, typer.Argument(metavar="COLUMN", help="As printed in the table, or a metric's name.")
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE|TRIAL", help="Alone: the beginning of a fingerprint, or a row.")
     ],
+    row: Annotated[
+        str | None, typer.Argument(metavar="[ROW|TRIAL]", help="As printed in the table; or a second trial.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Argument(metavar="[COLUMN]", help="As printed in the table, or a metric's name.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="TRIAL", help="In which settings do two trials differ?")
+    ] = None,
     sweep: SweepFlag = None,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what stands behind one cell: runs, seeds, checkpoints, formula, values, interval, published value."""
+    """What stands behind one cell of a table; or why a trial is missing or trains again, and how two trials differ."""
+    if column is None:
+        explain_trial(table, _one_of(row, against), sweep, store, as_json)
+        return
     import reports
 
+    if row is None or against is not None:
+        raise RequestError("ham explain: --against compares two trials; a cell is TABLE ROW COLUMN")
     place = open_store(store, must_exist=uri is None)
     answer = reports.explain(
         uri=tracking_uri(uri, place), store=place.path, table=table, row=row, column=column, sweep=sweep
@@ -117,6 +132,14 @@ def explain(
         emit(answer)
     else:
         print("\n".join(_lines(answer)))
+
+
+def _one_of(second: str | None, against: str | None) -> str | None:
+    if second is not None and against is not None:
+        raise RequestError(
+            f"ham explain: '{second}' and --against '{against}'; give one trial to compare with"
+        )
+    return against if second is None else second
 
 
 def _lines(answer: Any, indent: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""train, evaluate, import, export: single trials of the store."""
+"""train, evaluate, import, export: single trials of the store, and sweeps as one file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from orchestration.cli.foreign import (
     doubts_of,
     judge_foreign,
 )
+from orchestration.cli.keeping import export_sweep, import_sweep
 from orchestration.cli.shared import (
     DEFAULT_STORE,
     JsonFlag,
@@ -276,12 +277,18 @@ def _complain_of(outcome: Any) -> None:
 
 def import_(
     source: Annotated[
-        Path, typer.Argument(metavar="OUT", help="What `python -m ham_core train --out OUT` left behind.")
+        Path,
+        typer.Argument(
+            metavar="OUT|FILE.tar.gz",
+            help="What `python -m ham_core train --out OUT` left behind, or what `ham export --sweep` wrote.",
+        ),
     ],
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
 ) -> int:
-    """Take trials that were trained elsewhere into the store and into MLflow."""
+    """Take trials or a sweep that were trained elsewhere into the store and into MLflow."""
+    if source.is_file():
+        return import_sweep(source, store, uri)
     from rich.console import Console
 
     from orchestration.runner import Recorder
@@ -301,16 +308,35 @@ def import_(
 
 
 def export(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="The beginning of a fingerprint.")],
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL]", help="The beginning of a fingerprint.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="NAME", help="A started sweep, as one file that ham import takes."),
+    ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", metavar="NAME", help="Which weights: best, last, best_ema, ...")
-    ] = "best",
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="NAME",
+            help="Which weights: best, last, best_ema, ...; of a sweep also a list or all. [default: best, of a sweep none]",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="[default: TRIAL-WEIGHTS.pt]")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="[default: TRIAL-WEIGHTS.pt, of a sweep NAME.tar.gz]"),
     ] = None,
     store: StoreFlag = DEFAULT_STORE,
 ) -> None:
-    """Write weights as a plain state dict, for torch.load and load_state_dict."""
+    """Write weights as a plain state dict, for torch.load and load_state_dict; or a sweep as one file."""
+    if (trial is None) == (sweep is None):
+        raise RequestError("ham export: give a trial by the beginning of its fingerprint, or --sweep NAME")
+    if sweep is not None:
+        export_sweep(sweep, weights, out, store)
+        return
+    assert trial is not None
+    weights = weights or "best"
     place = open_store(store, must_exist=True)
     folder = place.find(trial)
     target = out or Path(f"{folder.path.name[:10]}-{weights}.pt")
