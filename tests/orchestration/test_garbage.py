@@ -182,3 +182,20 @@ def test_a_start_that_cannot_be_read_stops_everything(write_sweep: Write, tmp_pa
     assert code == 2
     assert f"{path}: cannot be read as a trial of this version" in err
     assert (store.folder(sweep.trials[0].fingerprint).path / "checkpoint.pt").exists()
+
+
+def test_weights_stay_where_nothing_was_attacked_and_where_a_state_goes_on(
+    write_sweep: Write, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "s")
+    start, user = load_sweep(write_sweep(replaced=WARM), sets=["seeds=0"]).trials
+    folder = store.folder(start.fingerprint)
+    list(run_trial(start.trial, folder, device="cpu"))
+    assert "weights" not in kinds(store, folder)
+    list(run_trial(user.trial, store.folder(user.fingerprint), user.evaluations, device="cpu"))
+    record = store.folder(user.fingerprint).evaluations()[0]
+    folder.save_evaluation("0" * 64, record | {"weights": "best"}, {})
+    assert kinds(store, folder) == {}
+    (folder.path / "journal.jsonl").write_bytes(b"")
+    (store.folder(user.fingerprint).path / "journal.jsonl").write_bytes(b"")
+    assert "checkpoints" not in kinds(store, store.folder(user.fingerprint))
