@@ -23,6 +23,7 @@ from ham_core.metrics import class_keys, metric_name, summarize
 from ham_core.network import build_model
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
+from ham_core.starts import is_trained
 from ham_core.training import Training, load_data
 
 
@@ -44,15 +45,22 @@ def run_trial(
     device: str = "auto",
     threads: int = 1,
     deadline: float | None = None,
+    train: bool = True,
 ) -> Iterator[Event]:
     """Train what is missing, evaluate what is missing, and say so event by event. Already complete: no event at all.
 
     `threads` are torch's CPU threads; results on CPUs belong to their number, which is recorded. `deadline` is a
-    `time.monotonic()` after which the trial stops between two epochs; the same call continues it.
+    `time.monotonic()` after which the trial stops between two epochs; the same call continues it. Without `train` a trial
+    that would be trained is refused instead, and its folder stays as it is.
     """
     torch.set_num_threads(threads)
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     with folder.lock():
+        if not train and not is_trained(trial, folder):
+            raise RequestError(
+                f"{folder.path}: is not trained, or keeps other averages ({folder.epochs_done()} of {trial.epochs} epochs "
+                "are done); train it first, as ham sweep and ham train do"
+            )
         trial = with_kept_averages(trial, folder)
         missing = [
             one for one in evaluations if not folder.has_evaluation(evaluation_fingerprint(trial, one))

@@ -283,7 +283,7 @@ def with_needed(asked: Mapping[str, tuple[Trial, str]], store: str | Path) -> di
     found: dict[str, tuple[Trial, str]] = {}
 
     def add(identity: str, trial: Trial, name: str) -> None:
-        if not _is_trained(trial, TrialFolder.of(store, identity)):
+        if not is_trained(trial, TrialFolder.of(store, identity)):
             for word, start in sources_of(trial):
                 need(fingerprint(start.trial), start, f"{label_of(start.trial)} ({role(word)} of {name})")
         found.setdefault(identity, (trial, name))
@@ -305,7 +305,7 @@ def with_needed(asked: Mapping[str, tuple[Trial, str]], store: str | Path) -> di
     return found
 
 
-def _is_trained(trial: Trial, folder: TrialFolder) -> bool:
+def is_trained(trial: Trial, folder: TrialFolder) -> bool:
     """Whether a training is complete with all averages that the trial keeps."""
     kept = folder.kept_averages() if folder.is_done() else []
     return folder.is_done() and all(one.model_dump(mode="json") in kept for one in trial.method.averaging)

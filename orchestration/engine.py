@@ -34,7 +34,7 @@ class Listener(Protocol):
 
 
 def work(config: dict[str, Any]) -> None:
-    """One trial in a worker process: train and evaluate what its folder lacks, report every event.
+    """One trial in a worker process: train (where the job says so) and evaluate what its folder lacks, report every event.
 
     What another attempt cannot change (a request that is wrong, a training that diverged) is reported, not raised.
     """
@@ -51,7 +51,9 @@ def work(config: dict[str, Any]) -> None:
     evaluations = [Evaluation.model_validate(one) for one in job["evaluations"]]
     folder = TrialFolder.of(job["store"], job["fingerprint"])
     try:
-        events = run_trial(trial, folder, evaluations, device=job["device"], threads=job["threads"])
+        events = run_trial(
+            trial, folder, evaluations, device=job["device"], threads=job["threads"], train=job["train"]
+        )
         for event in events:
             tune.report(told_of(event, job["watched"]))
         tune.report(told_of(Event("complete"), ""))

@@ -51,8 +51,12 @@ class Display:
     def started(self, identity: str) -> None:
         """A trial begins, or begins again after a failure."""
         line = self.lines[identity]
-        line.status, line.started = "training", line.started or time.monotonic()
-        begun = f"continues at epoch {line.epoch}" if line.epoch else "starts"
+        trained = line.epoch >= line.epochs
+        line.status, line.started = (
+            "evaluating" if trained else "training",
+            line.started or time.monotonic(),
+        )
+        begun = "is evaluated" if trained else f"continues at epoch {line.epoch}" if line.epoch else "starts"
         self.show(line, begun)
 
     def reported(self, identity: str, result: dict[str, Any]) -> None:

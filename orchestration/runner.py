@@ -90,6 +90,33 @@ def run_sweep(
     return outcome
 
 
+def run_evaluations(
+    jobs: Sequence[Job], store: Store, uri: str, *, resources: Resources = Resources(), console: Console
+) -> Outcome:
+    """Evaluate trained trials: several as Ray tasks, a single one in this process. Nothing is trained.
+
+    A run in MLflow stays what it was when an attack fails or is interrupted: the trial is as trained as before.
+    """
+    problems = _impossible(resources)
+    if problems:
+        raise RequestError(problems)
+    waiting = [job for job in jobs if not is_complete(job, store)]
+    if len(waiting) < 2 and (resources.address is None or not waiting):
+        device = "cpu" if resources.gpus_per_trial == 0 else "auto"
+        return run_here(
+            jobs, store, uri, threads=resources.threads, device=device, console=console, train=False
+        )
+    check(waiting, store, resources)
+    outcome = Outcome(reused=len(jobs) - len(waiting))
+    recorder = Recorder(
+        uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False), trains=False
+    )
+    _run(waiting, store, recorder, resources, console, outcome)
+    recorder.finish(interrupted=outcome.interrupted)
+    outcome.tracking = recorder.problem
+    return outcome
+
+
 def is_complete(job: Job, store: Store) -> bool:
     """Whether the store holds the trial's weights, its averages, and all its evaluations."""
     return examine(cast("Planned", job), store.path).status == "done"  # it reads what every Job has
@@ -200,7 +227,7 @@ def _absent(name: str | None, folder: str | None, size: int | None) -> list[str]
 
 
 def _run(
-    jobs: Sequence[Planned],
+    jobs: Sequence[Job],
     store: Store,
     recorder: Recorder,
     resources: Resources,
@@ -212,7 +239,7 @@ def _run(
     told = lines_of(jobs, store)
     with engine.cluster(resources.address, processors()) as available:
         gpu = _share(resources, available)
-        entries = [entry(job, store, resources.threads, gpu) for job in jobs]
+        entries = [entry(job, store, resources.threads, gpu, train=recorder.trains) for job in jobs]
         recorder.begin()
         with live.display(told, console) as shown:
             listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
@@ -294,20 +321,21 @@ def _share(resources: Resources, available: dict[str, float]) -> float:
     return share
 
 
-def entry(planned: Planned, store: Store, threads: int, gpu: float) -> dict[str, Any]:
+def entry(job: Job, store: Store, threads: int, gpu: float, *, train: bool = True) -> dict[str, Any]:
     """A job as plain data, for a worker on any machine that sees the store."""
-    trial = planned.trial.model_dump(mode="json")
+    trial = job.trial.model_dump(mode="json")
     if trial["data"]["folder"]:  # a worker starts somewhere else
         trial["data"]["folder"] = str(Path(trial["data"]["folder"]).expanduser().resolve())
     return {
-        "fingerprint": planned.fingerprint,
+        "fingerprint": job.fingerprint,
         "trial": trial,
-        "evaluations": [one.model_dump(mode="json") for one in planned.evaluations],
+        "train": train,
+        "evaluations": [one.model_dump(mode="json") for one in job.evaluations],
         "store": str(store.path),
         "threads": threads,
         "gpu": gpu,
         "device": "auto" if gpu else "cpu",
-        "watched": watched_metric(planned.trial),
+        "watched": watched_metric(job.trial),
     }
 
 
@@ -350,7 +378,10 @@ class Listener:
 
 
 class Recorder:
-    """MLflow behind a wall: while trials run, a tracking failure warns once and is made up for at the end."""
+    """MLflow behind a wall: while trials run, a tracking failure warns once and is made up for at the end.
+
+    `trains`: whether the trials' runs begin and end with this work. Otherwise only what is new of them is logged.
+    """
 
     def __init__(
         self,
@@ -360,8 +391,10 @@ class Recorder:
         sweep: Sweep | None = None,
         *,
         warn: Callable[[str], None],
+        trains: bool = True,
     ) -> None:
         self.uri, self.store, self.jobs, self.sweep, self.warn = uri, store, jobs, sweep, warn
+        self.trains = trains
         self.failures: dict[str, str] = {}
         self.problem = ""  # why the record is incomplete at the end
         self._tracker: Tracker | None = None
@@ -375,6 +408,8 @@ class Recorder:
     def sync(self, job: Job, status: Status | None, failure: str = "") -> None:
         """Log what is new of one trial."""
         folder = self.store.folder(job.fingerprint)
+        if not self.trains:
+            status, failure = None, ""
         self._guarded(lambda tracker: tracker.sync(job, folder, status, failure))
 
     def finish(self, *, interrupted: bool) -> None:
@@ -393,6 +428,8 @@ class Recorder:
 
     def _end_of(self, job: Job) -> tuple[Status | None, str]:
         """What the folder cannot tell about how a trial ended. Nobody works on it any more."""
+        if not self.trains:
+            return None, ""
         if job.fingerprint in self.failures:
             return "FAILED", self.failures[job.fingerprint]
         begun = (self.store.folder(job.fingerprint).path / "trial.json").exists()
@@ -426,24 +463,36 @@ class Recorder:
 
 
 def run_here(
-    jobs: Sequence[Job], store: Store, uri: str, *, threads: int = 1, device: str = "auto", console: Console
+    jobs: Sequence[Job],
+    store: Store,
+    uri: str,
+    *,
+    threads: int = 1,
+    device: str = "auto",
+    console: Console,
+    train: bool = True,
 ) -> Outcome:
-    """Train and evaluate what these trials, and those that they need, are missing in this process, one after the other."""
+    """Train and evaluate what these trials, and those that they need, are missing in this process, one after the other.
+
+    Without `train` trials are evaluated only, and one that is not trained fails.
+    """
     from orchestration import live
 
     asked, outcome = jobs, Outcome(reused=sum(is_complete(job, store) for job in jobs))
-    jobs = _with_needed(asked, store)
+    jobs = _with_needed(asked, store) if train else list(asked)
     check(jobs, store, Resources(threads=threads))
     told = lines_of(jobs, store)
     waiting = [job for job in jobs if not is_complete(job, store)]
-    recorder = Recorder(uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False))
+    recorder = Recorder(
+        uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False), trains=train
+    )
     with live.display(told, console) as shown:
         listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
         waits = waits_of(jobs, store)
         try:
             for job in waiting:
                 if _can_start(job.fingerprint, waits, listener, store):
-                    _run_here(job, store, listener, threads, device)
+                    _run_here(job, store, listener, threads, device, train)
                     outcome.done += [job.fingerprint] if job.fingerprint not in listener.failed else []
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -469,7 +518,7 @@ def _with_needed(jobs: Sequence[Job], store: Store) -> list[Job]:
     return found
 
 
-def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: str) -> None:
+def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: str, train: bool) -> None:
     from ham_core.run import run_trial
     from ham_core.training import DivergedError
 
@@ -477,7 +526,9 @@ def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: 
     folder = store.folder(job.fingerprint)
     watched, failure = watched_metric(job.trial), ""
     try:
-        for event in run_trial(job.trial, folder, job.evaluations, device=device, threads=threads):
+        for event in run_trial(
+            job.trial, folder, job.evaluations, device=device, threads=threads, train=train
+        ):
             listener.reported(job.fingerprint, told_of(event, watched))
     except (RequestError, DivergedError) as error:
         failure = str(error)

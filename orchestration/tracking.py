@@ -575,7 +575,7 @@ class Tracker:
     def _set_status(self, record: _Record, folder: TrialFolder, status: Status | None, failure: str) -> None:
         if failure:
             self._set_tags(record, {"failure": failure[:500]})
-        elif "failure" in record.tags and status != "FAILED":
+        elif "failure" in record.tags and status not in (None, "FAILED"):
             self._client.delete_tag(record.run_id, "failure")
             del record.tags["failure"]
         if status is None or status == record.status:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,15 +68,6 @@ def judge_foreign(
     keys = ("weights", "attack_name", "epsilon", "metrics", "doubts", "seconds", "fingerprint")
     return [
         {"trial": record["foreign"], "name": name} | {key: record[key] for key in keys} for record in records
-    ]
-
-
-def doubts_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per doubt."""
-    return [
-        f"{row['name']} {row['weights']}/{row['attack_name']}: {doubt}"
-        for row in rows
-        for doubt in row["doubts"]
     ]
 
 

@@ -9,6 +9,9 @@ import typer
 
 from orchestration.cli.shared import (
     DEFAULT_STORE,
+    AddressFlag,
+    ConcurrentFlag,
+    GpusFlag,
     JsonFlag,
     ProfileFlag,
     SetFlag,
@@ -45,21 +48,12 @@ def sweep(
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads per trial.")] = 1,
-    gpus: Annotated[
-        float | None,
-        typer.Option(
-            "--gpus-per-trial", help="Share of a GPU per trial. [default: 0.25 where there are GPUs]"
-        ),
-    ] = None,
-    concurrent: Annotated[
-        int | None, typer.Option("--concurrent", help="Trials at once. [default: as many as fit]")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster. [default: this machine]"),
-    ] = None,
+    gpus: GpusFlag = None,
+    concurrent: ConcurrentFlag = None,
+    address: AddressFlag = None,
 ) -> int:
     """Train and evaluate what the sweep is missing. After any interruption the same command continues."""
+    from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_sweep
     from orchestration.sweep import load_sweep
 
@@ -69,6 +63,7 @@ def sweep(
     resources = Resources(threads=threads, gpus_per_trial=gpus, concurrent=concurrent, address=address)
     outcome = run_sweep(found, place, address_of_mlflow, resources=resources, console=console(stderr=True))
     _summary(found.name, outcome, store, uri)
+    complain(doubtful(results_of(found.trials, place)))
     return outcome.exit_code
 
 

@@ -52,6 +52,17 @@ SweepArgument = Annotated[
 SweepFlag = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="A recorded sweep. [default: the newest]")
 ]
+GpusFlag = Annotated[
+    float | None,
+    typer.Option("--gpus-per-trial", help="Share of a GPU per trial. [default: 0.25 where there are GPUs]"),
+]
+ConcurrentFlag = Annotated[
+    int | None, typer.Option("--concurrent", help="Trials at once. [default: as many as fit]")
+]
+AddressFlag = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster. [default: this machine]"),
+]
 
 TRACKING = ("mlflow", "sqlalchemy", "sqlite3", "alembic")  # packages whose errors are about the record
 DEFAULT_STORE = Path("outputs")

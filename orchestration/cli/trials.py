@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +18,14 @@ from orchestration.cli.foreign import (
     ModelFlag,
     NormalisationFlag,
     WidthFlag,
-    doubts_of,
     judge_foreign,
 )
 from orchestration.cli.keeping import export_sweep, import_sweep
 from orchestration.cli.shared import (
     DEFAULT_STORE,
+    AddressFlag,
+    ConcurrentFlag,
+    GpusFlag,
     JsonFlag,
     ProfileFlag,
     SetFlag,
@@ -41,6 +43,7 @@ from orchestration.cli.shared import (
 if TYPE_CHECKING:
     from ham_core.config import Trial
     from ham_core.protocol import Evaluation
+    from orchestration.runner import Resources
     from orchestration.store import Store
     from orchestration.tracking import Job
 
@@ -49,6 +52,8 @@ AttackFlag = Annotated[
     str, typer.Option("--attack", metavar="LIST", help="Of clean, fgsm, pgdN, cwN, autoattack and its parts.")
 ]
 ThreadsFlag = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+ThreadsPerTrialFlag = Annotated[int, typer.Option("--threads", help="CPU threads per trial.")]
+ATTACKS = "clean,pgd20,cw20"
 KEPT_WEIGHTS = "best,last"
 
 
@@ -71,7 +76,7 @@ def train(
         str | None, typer.Option("--data", metavar="NAME|FOLDER", help="Images. [default: digits]")
     ] = None,
     settings: SetFlag = None,
-    attack: AttackFlag = "clean,pgd20,cw20",
+    attack: AttackFlag = ATTACKS,
     weights: WeightsFlag = KEPT_WEIGHTS,
     threads: ThreadsFlag = 1,
     store: StoreFlag = DEFAULT_STORE,
@@ -79,6 +84,7 @@ def train(
 ) -> int:
     """Train and evaluate one trial in this process, without Ray. The same command continues it."""
     from ham_core.config import fingerprint
+    from orchestration.results import doubtful, results_of
     from orchestration.runner import run_here
     from orchestration.tracking import Single
 
@@ -89,8 +95,9 @@ def train(
     outcome = run_here([job], place, address, threads=threads, console=console(stderr=True))
     _complain_of(outcome)
     if outcome.exit_code == 0:
-        rows = _results([job], place)
+        rows = results_of([job], place)
         _print_results(rows)
+        complain(doubtful(rows))
         print(f"trial {job.fingerprint[:10]}: {place.folder(job.fingerprint).path}")
     return outcome.exit_code
 
@@ -136,9 +143,25 @@ def evaluate(
     ] = None,
     profile: ProfileFlag = None,
     settings: SetFlag = None,
-    attack: AttackFlag = "clean,pgd20,cw20",
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            "--attack",
+            metavar="LIST",
+            help=f"Of clean, fgsm, pgdN, cwN, autoattack and its parts. [default: {ATTACKS}]",
+        ),
+    ] = None,
     weights: WeightsFlag = KEPT_WEIGHTS,
-    threads: ThreadsFlag = 1,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve", help="Instead of attacks to store: accuracy under PGD as epsilon grows to 1."
+        ),
+    ] = False,
+    threads: ThreadsPerTrialFlag = 1,
+    gpus: GpusFlag = None,
+    concurrent: ConcurrentFlag = None,
+    address: AddressFlag = None,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     as_json: JsonFlag = False,
@@ -150,8 +173,9 @@ def evaluate(
     epsilon: EpsilonFlag = "8/255",
     images: LimitFlag = None,
 ) -> int:
-    """Attack trained weights. What was attacked before is not attacked again; nothing is trained."""
-    from orchestration.runner import run_here
+    """Attack trained weights, several trials at once. What was attacked before is not attacked again; nothing is trained."""
+    from orchestration.results import doubtful, results_of
+    from orchestration.runner import Resources, run_evaluations
 
     if checkpoint is not None or model is not None:
         if trials or sweep is not None or profile is not None or settings:
@@ -161,30 +185,86 @@ def evaluate(
             )
         entry = None if weights == KEPT_WEIGHTS else weights
         rows = judge_foreign(
-            checkpoint, model, width, normalisation, entry, data, attack, epsilon, images, threads, store
+            checkpoint,
+            model,
+            width,
+            normalisation,
+            entry,
+            data,
+            attack or ATTACKS,
+            epsilon,
+            images,
+            threads,
+            store,
         )
-        complain(doubts_of(rows))
         if as_json:
             emit({"evaluations": rows})
         else:
             _print_results(rows)
+        complain(doubtful(rows))
         return 0
     if data is not None or images is not None or normalisation is not None:
         raise RequestError(
             "ham evaluate: --data, --images and --normalisation belong to --checkpoint FILE --model NAME; a trial has its own"
         )
     place = open_store(store, must_exist=True)
-    address = tracking_uri(uri, place)
-    wanted = evaluations(attack, weights)
+    address_of_mlflow = tracking_uri(uri, place)
+    resources = Resources(threads=threads, gpus_per_trial=gpus, concurrent=concurrent, address=address)
+    if curve:
+        _refuse_beside_curve(
+            {"--attack": attack, "--gpus-per-trial": gpus, "--concurrent": concurrent, "--address": address}
+        )
+    wanted = evaluations("clean" if curve else attack or ATTACKS, weights)
     jobs = _trained(_jobs(place, trials or (), sweep, profile, settings or (), wanted), place)
-    outcome = run_here(jobs, place, address, threads=threads, console=console(stderr=True))
+    if curve:
+        return _curves(jobs, place, resources, as_json)
+    outcome = run_evaluations(
+        jobs, place, address_of_mlflow, resources=resources, console=console(stderr=True)
+    )
     _complain_of(outcome)
-    rows = _results(jobs, place)
+    rows = results_of(jobs, place)
     if as_json:
         emit({"evaluations": rows})
     else:
         _print_results(rows)
+    complain(doubtful(rows))
     return outcome.exit_code
+
+
+def _refuse_beside_curve(given: Mapping[str, object]) -> None:
+    surplus = [flag for flag, value in given.items() if value is not None]
+    if surplus:
+        raise RequestError(
+            f"ham evaluate: --curve runs PGD at growing radii in this process; leave out {' and '.join(surplus)}"
+        )
+
+
+def _curves(jobs: Sequence[Job], store: Store, resources: Resources, as_json: bool) -> int:
+    """One curve per trial and weights, one after the other."""
+    from orchestration.curve import epsilon_curve
+    from orchestration.live import percent
+    from orchestration.results import doubtful
+    from orchestration.runner import check
+    from orchestration.tracking import run_name
+
+    check(jobs, store, resources)
+    rows = []
+    for job in jobs:
+        for name in dict.fromkeys(one.weights for one in job.evaluations):
+            row = {"trial": job.fingerprint, "name": run_name(job), "weights": name, "attack_name": "curve"}
+            found = epsilon_curve(job.trial, store.folder(job.fingerprint), name, threads=resources.threads)
+            rows.append(row | found)
+    if as_json:
+        emit({"curves": rows})
+    else:
+        shown = [
+            (row["name"], row["weights"], f"{point['epsilon']:.4g}", percent(point["accuracy"]))
+            for row in rows
+            for point in row["curve"]
+        ]
+        grid(("trial", "weights", "epsilon", "robust accuracy"), shown)
+    complain(doubtful(rows))
+    return 0
 
 
 def _jobs(
@@ -216,10 +296,12 @@ def _jobs(
 
 def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
     """Those that can be attacked; the others are named."""
+    from ham_core.starts import is_trained
     from orchestration.tracking import run_name
 
-    trained = [job for job in jobs if store.folder(job.fingerprint).is_done()]
-    left = [run_name(job) for job in jobs if job not in trained]
+    trained = [job for job in jobs if is_trained(job.trial, store.folder(job.fingerprint))]
+    done = {job.fingerprint for job in trained}
+    left = [_untrained(job, store) for job in jobs if job.fingerprint not in done]
     sentence = (
         f"not trained yet: {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}"
     )
@@ -239,21 +321,11 @@ def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
     return trained
 
 
-def _results(jobs: Sequence[Job], store: Store) -> list[dict[str, Any]]:
-    """The stored results of the jobs' evaluations."""
-    from ham_core.protocol import evaluation_fingerprint
+def _untrained(job: Job, store: Store) -> str:
     from orchestration.tracking import run_name
 
-    rows = []
-    for job in jobs:
-        wanted = {evaluation_fingerprint(job.trial, one) for one in job.evaluations}
-        for record in store.folder(job.fingerprint).evaluations():
-            if record["fingerprint"] in wanted:
-                keys = ("weights", "attack_name", "metrics", "seconds", "fingerprint")
-                rows.append(
-                    {"trial": job.fingerprint, "name": run_name(job)} | {key: record[key] for key in keys}
-                )
-    return sorted(rows, key=lambda row: (row["name"], row["trial"], row["weights"], row["attack_name"]))
+    trains_again = store.folder(job.fingerprint).is_done()
+    return f"{run_name(job)} (an average of it was not kept)" if trains_again else run_name(job)
 
 
 def _print_results(rows: Sequence[dict[str, Any]]) -> None:
