@@ -10,6 +10,7 @@ from ham_core import autoattack, models
 from ham_core.attacks.losses import cross_entropy
 from ham_core.attacks.pgd import start_in_l2
 from ham_core.data.split import Split
+from ham_core.errors import RequestError
 from ham_core.evaluation import attack_images
 from ham_core.folder import TrialFolder
 from ham_core.metrics import summarize
@@ -237,6 +238,22 @@ def test_a_complete_trial_is_left_alone_and_a_new_evaluation_retrains_nothing(tm
     later = [*evaluations("last"), Evaluation(weights="best_ema", attack=CW)]
     assert [event.kind for event in run(one, folder, later)] == ["evaluated"]
     assert all(torch.equal(before[key], value) for key, value in folder.weights("last").items())
+
+
+def test_where_nothing_may_be_trained_a_trial_that_would_be_is_refused_and_stays_as_it_is(tmp_path):
+    bare = trial("at", method={"averaging": "none"}, epochs=2)
+    folder = TrialFolder.of(tmp_path, bare)
+    generator = run_trial(bare, folder, device="cpu")
+    next(generator)
+    generator.close()
+    for one, done in ((bare, 1), (trial("at", epochs=2), 2)):
+        before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+        with pytest.raises(RequestError, match=rf"keeps other averages \({done} of 2 epochs are done\)"):
+            run(one, folder, evaluations("last"), train=False)
+        assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+        run(bare, folder)
+    events = run(bare, folder, evaluations("last"), train=False)
+    assert [event.kind for event in events] == ["evaluated"] * 2
 
 
 def timeless(folder: TrialFolder) -> list[dict[str, float]]:

@@ -210,6 +210,15 @@ def test_a_failure_carries_its_reason_until_the_trial_succeeds(store: Path) -> N
     assert "failure" not in only_run(store).data.tags
 
 
+def test_a_run_that_is_only_added_to_keeps_its_status_and_its_reason(store: Path) -> None:
+    tracker = open_tracker(store)
+    tracker.sync(JOB, folder_of(store), "FAILED", "the training loss is nan")
+    more = Evaluation.model_validate({"weights": "best", "attack": "pgd3"})
+    tracker.sync(Single(ONE, fingerprint(ONE), (more,)), folder_of(store))
+    assert only_run(store).info.status == "FAILED"
+    assert only_run(store).data.tags["failure"] == "the training loss is nan"
+
+
 def test_a_trial_that_was_never_started_has_no_run(store: Path) -> None:
     other = trial(seed=9)
     tracker = open_tracker(store)
