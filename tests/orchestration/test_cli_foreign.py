@@ -121,7 +121,8 @@ def test_doubts_are_said_beside_the_table(tmp_path: Path) -> None:
     words = ("--checkpoint", str(tmp_path / "model.ts"), "--model", "torchscript", "--data", "digits")
     code, _, err = ham("evaluate", *words, "--attack", "clean", "--store", str(tmp_path / "store"))
     assert code == 0, err
-    assert "model.ts file/clean: probabilities: the outputs are not negative and sum to 1" in err
+    said = "doubtful: model.ts, file, clean: probabilities: the outputs are not negative and sum to 1"
+    assert said in err
 
 
 def test_another_entry_is_chosen_by_weights(exported: tuple[Path, Path], tmp_path: Path) -> None:
