@@ -207,3 +207,9 @@ def test_the_smallest_parameters_are_taken():
 def test_a_negative_base_is_refused(wrong):
     with pytest.raises(ValueError, match="negative"):
         Weight.model_validate({"measure": "logits_l1", "base": wrong})
+
+
+def test_an_example_that_crossed_and_came_back_has_the_margin_of_its_first_crossing():
+    """Right at z^0, wrong at z^1, right again at z^2: z^mar is z^1, not the last."""
+    returning = seen([[[9.0, 0.0]], [[0.0, 1.0]], [[4.0, 0.0]]], clean=[[9.0, 0.0]], y=[0])
+    assert crossing_logits(returning).tolist() == [[0.0, 1.0]]
