@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,13 @@ def optimum(model: Linear, x: torch.Tensor, y: torch.Tensor, epsilon: float) -> 
     return (x + epsilon * direction.sign().reshape(x.shape)).clamp(0, 1)
 
 
+def ascended(
+    model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, labels: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """PGD on the cross-entropy."""
+    return pgd(model, images, lambda z, rows: cross_entropy(z, labels[rows]), **options)
+
+
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 @pytest.mark.parametrize("kind", ["zero", "uniform", "gaussian"])
 def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(linear, images, labels, loss, kind):
@@ -47,10 +56,10 @@ def test_pgd_on_a_linear_model_reaches_the_closed_form_optimum(linear, images, l
 
 def test_each_sample_has_its_own_radius_and_step(linear, images, labels):
     epsilon = torch.tensor([0.0, 0.01, 0.05, 0.1, 0.2, 0.5])
-    found = pgd(
+    found = ascended(
         linear,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=epsilon,
         step=epsilon / 2,
         steps=4,
@@ -65,9 +74,7 @@ def test_one_step_from_the_image_is_its_signed_gradient(images, labels):
     x = images.clone().requires_grad_()
     cross_entropy(model(x), labels).sum().backward()
     expected = (images + 0.03 * x.grad.sign()).clamp(0, 1)
-    found = pgd(
-        model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.03, steps=1
-    )
+    found = ascended(model, images, labels, epsilon=0.1, step=0.03, steps=1)
     torch.testing.assert_close(found, expected)
 
 
@@ -75,10 +82,10 @@ def test_one_step_from_the_image_is_its_signed_gradient(images, labels):
 def test_the_result_stays_in_the_ball_and_in_the_pixel_range(images, labels, epsilon):
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False).eval()
     far = images + 10 * torch.randn_like(images)
-    found = pgd(
+    found = ascended(
         model,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=epsilon,
         step=epsilon,
         steps=5,
@@ -92,10 +99,10 @@ def test_an_attack_interrupted_after_m_steps_and_continued_is_the_same_attack(im
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False).eval()
 
     def attack(steps, start):
-        return pgd(
+        return ascended(
             model,
             images,
-            lambda z, rows: cross_entropy(z, labels[rows]),
+            labels,
             epsilon=0.2,
             step=0.05,
             steps=steps,
@@ -113,10 +120,10 @@ def test_watch_sees_every_iterate_and_may_hold_rows_back(linear, images, labels)
         visited.append((k, len(x), logits.requires_grad))
         return torch.tensor([True] * 5 + [False])
 
-    found = pgd(
+    found = ascended(
         linear,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=0.1,
         step=0.05,
         steps=3,
@@ -133,7 +140,7 @@ def test_an_attack_leaves_mode_gradients_and_batch_statistics_as_found(images, l
     frozen = next(model.parameters()).requires_grad_(False)
     before = copy.deepcopy(model)
     with under_attack(model, "eval"):
-        pgd(model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.05, steps=3)
+        ascended(model, images, labels, epsilon=0.1, step=0.05, steps=3)
     assert all(module.training == training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not frozen.requires_grad and sum(p.requires_grad for p in model.parameters()) > 0
@@ -144,7 +151,7 @@ def test_a_train_mode_attack_moves_batch_statistics(images, labels):
     model = models.build("small_cnn", width=0.5, classes=2, channels=1, normalize=False)
     before = copy.deepcopy(model)
     with under_attack(model, "train"):
-        pgd(model, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.05, steps=1)
+        ascended(model, images, labels, epsilon=0.1, step=0.05, steps=1)
     assert not same_weights(model, before)
     assert int(next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked) == 1
 
@@ -180,10 +187,10 @@ def test_rows_that_stop_cost_no_further_pass_keep_their_logits_and_never_move_ag
         torch.testing.assert_close(logits, linear(x))
         return torch.arange(6) >= 2 * (k + 1)
 
-    found = pgd(
+    found = ascended(
         model,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=0.1,
         step=0.03,
         steps=7,
@@ -206,13 +213,11 @@ def test_rows_that_stop_cost_no_further_pass_keep_their_logits_and_never_move_ag
 
 
 def test_noise_is_added_to_every_step_before_the_projection(linear, images, labels):
-    quiet = pgd(
-        linear, images, lambda z, rows: cross_entropy(z, labels[rows]), epsilon=0.1, step=0.01, steps=2
-    )
-    noisy = pgd(
+    quiet = ascended(linear, images, labels, epsilon=0.1, step=0.01, steps=2)
+    noisy = ascended(
         linear,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=0.1,
         step=0.01,
         steps=2,
@@ -220,10 +225,10 @@ def test_noise_is_added_to_every_step_before_the_projection(linear, images, labe
     )
     inside = (images > 0.2) & (images < 0.8)
     torch.testing.assert_close(noisy[inside], quiet[inside] + 0.04)
-    loud = pgd(
+    loud = ascended(
         linear,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=0.1,
         step=0.01,
         steps=2,
@@ -240,10 +245,10 @@ def test_a_second_move_goes_along_the_same_gradient_within_its_own_radius(linear
         calls.append(len(x))
         return linear(x)
 
-    found = pgd(
+    found = ascended(
         model,
         images,
-        lambda z, rows: cross_entropy(z, labels[rows]),
+        labels,
         epsilon=torch.full((6,), 0.03),
         step=torch.full((6,), 0.05),
         steps=1,
