@@ -8,7 +8,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import pytest
 from ham_core.folder import TrialFolder
 from ham_core.metrics import summarize
 from orchestration import tracking
+from tests.commands import ham, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).resolve().parents[1]
 SWEEP = """\
 title: Four small trials
 trial:
@@ -37,26 +36,6 @@ grid:
 seeds: [0, 1]
 evaluate: [clean, pgd2]
 """
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`ham ARGUMENTS` in a folder, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestration.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def ham(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `ham ARGUMENTS`."""
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=280)
-    return process.returncode, out, err
 
 
 def journals(store: Path) -> dict[str, int]:

@@ -11,8 +11,6 @@ import datetime
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,8 @@ from ham_core.folder import TrialFolder
 from ham_core.presets import load_preset, names
 from ham_core.resolve import Layer, resolve
 from ham_core.training import load_data, train
+from tests.commands import ham
 
-ROOT = Path(__file__).resolve().parents[1]
 TRIAL: dict[str, Any] = {
     "data": "digits",
     "model": {"name": "small_cnn", "width": 0.5},
@@ -61,19 +59,6 @@ def sweep(methods: list[str]) -> str:
     return json.dumps(settings, indent=1)
 
 
-def ham(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `ham ARGUMENTS` in a folder."""
-    run = subprocess.run(
-        [sys.executable, "-m", "orchestration.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.returncode, run.stdout, run.stderr
-
-
 def resolved(name: str, **settings: Any) -> Trial:
     return resolve([Layer("", TRIAL | settings | {"method": name}, lambda _: "x.yaml:1")]).trial
 
@@ -87,7 +72,7 @@ def test_todays_presets_learn_digits_and_resist_pgd_on_them(
     chosen = todays()
     record_property("presets", chosen)
     (tmp_path / "presets.yaml").write_text(sweep(chosen), encoding="utf-8")
-    code, _, err = ham(tmp_path, "sweep", "presets.yaml", "--store", "store")
+    code, _, err = ham(tmp_path, "sweep", "presets.yaml", "--store", "store", timeout=1800)
     assert code == 0, err
     found: dict[str, dict[str, float]] = {}
     for name in chosen:

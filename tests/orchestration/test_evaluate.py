@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +28,10 @@ from orchestration.cli import app
 from orchestration.runner import Resources, run_evaluations, run_sweep
 from orchestration.store import Store
 from orchestration.sweep import Planned, load_sweep
+from tests.commands import start
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """\
 trial:
   data: {name: digits, train_limit: 200, test_limit: 40}
@@ -281,19 +280,6 @@ def test_a_killed_and_an_interrupted_command_go_on_to_the_same_results(
     assert_same(per_image(place, "autoattack"), expected)
     assert training_files(place) == before
     assert statuses(place) == ["FINISHED"] * 4
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`ham ARGUMENTS` in a folder, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestration.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
