@@ -17,6 +17,10 @@ class RequestError(Exception):
         return type(self), (self.problems,)  # survives the pickling between processes
 
 
+class BusyError(RequestError):
+    """Another process is at it: not wrong, only not now."""
+
+
 def known(word: object, allowed: Iterable[str]) -> str:
     """'known: a, b (did you mean a?)', the tail of every sentence about an unknown name."""
     names = sorted(allowed)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ham_core.config import Trial, fingerprint
-from ham_core.errors import RequestError
+from ham_core.errors import BusyError, RequestError
 
 
 class TrialFolder:
@@ -195,7 +195,7 @@ class TrialFolder:
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 60.0) -> Iterator[None]:
-        """Exclusive right to write. The system releases it when the holder dies, however it dies."""
+        """Exclusive right to write. The system releases it when the holder dies, however it dies. BusyError: not in time."""
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a") as file:
             deadline = time.monotonic() + wait_seconds
@@ -205,7 +205,7 @@ class TrialFolder:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise RequestError(
+                        raise BusyError(
                             f"{self.path}: another process has been training this trial for {wait_seconds:.0f} s; "
                             "wait for it, or stop it and run the same command again"
                         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from ham_core.data.augment import to_float
 from ham_core.data.split import Dataset, Split
 from ham_core.errors import RequestError
 from ham_core.evaluation import Seen, attack_images
-from ham_core.folder import TrialFolder
+from ham_core.folder import TrialFolder, load_tensors, save_tensors
 from ham_core.metrics import class_keys, metric_name, summarize
 from ham_core.network import build_model
+from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
 from ham_core.starts import is_trained
@@ -46,8 +47,14 @@ def run_trial(
     threads: int = 1,
     deadline: float | None = None,
     train: bool = True,
+    prefixes: Mapping[int, str] | None = None,
+    patience: float = 60.0,
 ) -> Iterator[Event]:
     """Train what is missing, evaluate what is missing, and say so event by event. Already complete: no event at all.
+
+    `prefixes` {epochs: name} are first epochs that other trials share (ham_core.prefix): a trial that is not begun takes the
+    longest that the store has, and leaves those behind that the store lacks. `patience`: seconds to wait for another
+    process that has the trial; then BusyError.
 
     `threads` are torch's CPU threads; results on CPUs belong to their number, which is recorded. `deadline` is a
     `time.monotonic()` after which the trial stops between two epochs; the same call continues it. Without `train` a trial
@@ -55,7 +62,7 @@ def run_trial(
     """
     torch.set_num_threads(threads)
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    with folder.lock():
+    with folder.lock(patience):
         if not train and not is_trained(trial, folder):
             raise RequestError(
                 f"{folder.path}: is not trained, or keeps other averages ({folder.epochs_done()} of {trial.epochs} epochs "
@@ -69,7 +76,7 @@ def run_trial(
             return
         dataset = load_data(trial, chosen)
         if not folder.is_done():
-            yield from _train(trial, folder, dataset, chosen, deadline)
+            yield from _train(trial, folder, dataset, chosen, deadline, prefixes or {})
         if folder.is_done():
             for evaluation in missing:
                 if _late(deadline):
@@ -101,10 +108,17 @@ def with_kept_averages(trial: Trial, folder: TrialFolder) -> Trial:
 
 
 def _train(
-    trial: Trial, folder: TrialFolder, dataset: Dataset, device: torch.device, deadline: float | None
+    trial: Trial,
+    folder: TrialFolder,
+    dataset: Dataset,
+    device: torch.device,
+    deadline: float | None,
+    prefixes: Mapping[int, str],
 ) -> Iterator[Event]:
     start, helper = trial.start_from, trial.helper
     state = folder.checkpoint(str(device))
+    if state is None and prefixes:
+        state = _take_prefix(trial, folder, prefixes, device)
     if state is None and start is not None and start.continues:
         state = _take_over(folder, start, device)
     training = Training(
@@ -117,6 +131,7 @@ def _train(
     if state is not None:
         training.restore(state)
         folder.append(state["record"])  # killed between the checkpoint and its line in the journal
+    _leave_prefix(training, folder, prefixes)  # killed between an epoch and its prefix
     if not _late(deadline):
         for result in training:
             for name, weights in result.kept.items():
@@ -124,6 +139,7 @@ def _train(
             record = {"epoch": result.epoch, "timestamp": time.time(), "metrics": result.metrics}
             folder.save_checkpoint(training.state() | {"record": record})
             folder.append(record)
+            _leave_prefix(training, folder, prefixes)
             yield Event("epoch", result.epoch, result.metrics)
             if _late(deadline):
                 break
@@ -132,6 +148,50 @@ def _train(
         return
     folder.finish({"epochs": training.epoch, "held_out": dataset.held_out, **machine(device)})
     yield Event("trained", training.epoch)
+
+
+def _leave_prefix(training: Training, folder: TrialFolder, prefixes: Mapping[int, str]) -> None:
+    """Where other trials go on from this epoch: the state for them, unless it is there."""
+    name = prefixes.get(training.epoch)
+    if name is None or training.finished:
+        return
+    path = prefix_file(folder.path.parent.parent, name)
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    kept = {one: folder.weights(one) for one in folder.weight_names()}
+    save_tensors(
+        path, {"state": training.state() | {"prefix": name}, "records": folder.journal(), "weights": kept}
+    )
+
+
+def _take_prefix(
+    trial: Trial, folder: TrialFolder, prefixes: Mapping[int, str], device: torch.device
+) -> dict[str, Any] | None:
+    """The longest shared beginning that is there becomes the first epochs of this trial, -> its state, or None.
+
+    The checkpoint comes last; killed before it, this runs again. A damaged prefix is removed; its epochs are trained here.
+    """
+    for epochs, name in sorted(prefixes.items(), reverse=True):
+        path = prefix_file(folder.path.parent.parent, name)
+        if not path.exists():
+            continue
+        try:
+            prefix = load_tensors(path, str(device))
+        except RequestError:
+            path.unlink(missing_ok=True)
+            continue
+        if prefix["state"]["prefix"] != name or prefix_of(trial, epochs) != name:
+            continue
+        for one, weights in prefix["weights"].items():
+            folder.save_weights(one, weights)
+        leader = prefix["state"]["fingerprint"]
+        for record in prefix["records"]:
+            folder.append({"trained_by": leader} | record)
+        state = dict(prefix["state"]) | {"record": prefix["records"][-1]}
+        folder.save_checkpoint(state)
+        return state
+    return None
 
 
 def source_folder(folder: TrialFolder, start: Start) -> TrialFolder:

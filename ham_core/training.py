@@ -36,6 +36,7 @@ from ham_core.errors import RequestError
 from ham_core.held_out import held_out_accuracies, held_out_losses
 from ham_core.network import average_of, build_model, fewest_rows, set_precision
 from ham_core.objectives.base import Objective, cross_entropy
+from ham_core.prefix import prefix_of
 from ham_core.randomness import generator
 from ham_core.selection import judge, rules_won
 
@@ -132,32 +133,40 @@ class Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state of the same trial, or of the trial whose epochs are the first of this one."""
+        """Continue from a state of the same trial, of the trial whose epochs are the first of this one, or of one whose
+        first epochs are this one's (`prefix`)."""
         start = self.trial.start_from
-        known = [fingerprint(self.trial)] + (
-            [fingerprint(start.trial)] if start is not None and start.continues else []
-        )
-        if state["fingerprint"] not in known:
+        ours = state["fingerprint"] == fingerprint(self.trial)
+        shares = not ours and state.get("prefix") == prefix_of(self.trial, state["epoch"])
+        follows = start is not None and start.continues and state["fingerprint"] == fingerprint(start.trial)
+        if not (ours or shares or follows):
             raise ValueError("this state belongs to another trial")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        absent = sorted(set(self.averages) - set(state["averages"]))
+        # An average that begins later is in nobody's state yet but its own, and is new here as it is there.
+        begun = {
+            part.key: self.averages[part.key]
+            for part in self.trial.method.averaging
+            if not shares or part.start_epoch < state["epoch"]
+        }
+        absent = sorted(set(begun) - set(state["averages"]))
         if absent:
             raise RequestError(
                 f"method.averaging: the training that is continued did not keep {', '.join(absent)}"
             )
-        for key, average in self.averages.items():
+        for key, average in begun.items():
             average.load_state_dict(state["averages"][key])
-        self.accepted = {key: state["accepted"][key] for key in self.averages}
+            self.accepted[key] = state["accepted"][key]
         self.best, self.epoch = dict(state["best"]), state["epoch"]
         self.robust, self.confusion = state["robust"], state["confusion"]
         self.memory = dict(state["memory"])
-        if state["fingerprint"] == known[0]:
-            self.finished, self.learnt, self.before = (
-                state["finished"],
-                dict(state["learnt"]),
-                dict(state["before"]),
-            )
+        if ours:
+            self.finished = state["finished"]
+        if ours or shares:
+            self.before = dict(state["before"])
+        calibration = self.calibration
+        if ours or (shares and calibration is not None and calibration.start_epoch < self.epoch):
+            self.learnt = dict(state["learnt"])
 
     # loop ----------------------------------------------------------------------------------------------------------
 
@@ -402,7 +411,7 @@ class Training:
         self._update_averages("epoch", worst)
         for part in self.trial.method.averaging:
             average = self.averages[part.key]
-            if part.needs_validation:
+            if part.needs_validation and self.epoch >= part.start_epoch:
                 metrics[f"train/accepted/{part.key}"] = float(self.accepted[part.key])
                 ends = self.finished or self.epoch == self.trial.epochs - 1
                 if ends and not self.accepted[part.key]:

@@ -1,45 +1,49 @@
 """The only place that knows Ray: starts it, runs jobs as Tune trials, passes on what happens. Imported when work starts.
 
-Ray's own state is disposable. A trial continues from its folder, so a retry, another sweep and a bare machine do the same.
+Tune asks the dispatcher for the next job whenever a place is free (`Suggester`), runs it in a worker (`work`) and says what
+came of it (`Relay`). Ray's own state is disposable: a trial continues from its folder, so another attempt, another sweep and
+a bare machine do the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.search import Searcher
 
-RETRIES = 2
+from orchestration.dispatch import Dispatcher, Ending
+
 OBJECT_STORE = 200 * 1024**2  # bytes; results travel through the trial folders, not through Ray
+PATIENCE = 5.0  # seconds that a worker waits for a trial which another process has
+RECOUNTED = 2.0  # seconds after which a cluster's machines are counted again
+ENDINGS: dict[str, Ending] = {"complete": "complete", "failed": "failed", "busy": "busy", "memory": "memory"}
+LOST = "the worker ended without a reason; it may have been killed or have run out of memory"
 
 
-class Listener(Protocol):
-    """What is told of a running sweep. `identity` is a trial's fingerprint."""
-
-    def started(self, identity: str) -> None: ...
-    def reported(self, identity: str, result: dict[str, Any]) -> None: ...
-    def retried(self, identity: str, reason: str) -> None: ...
-    def ended(self, identity: str, failure: str) -> None: ...
+# in a worker -------------------------------------------------------------------------------------------------------
 
 
 def work(config: dict[str, Any]) -> None:
     """One trial in a worker process: train (where the job says so) and evaluate what its folder lacks, report every event.
 
-    What another attempt cannot change (a request that is wrong, a training that diverged) is reported, not raised.
+    What another attempt in the same place cannot change (a request that is wrong, a training that diverged, memory that is
+    not there) is reported, not raised.
     """
     from ham_core.config import Trial
-    from ham_core.errors import RequestError
+    from ham_core.errors import BusyError, RequestError
     from ham_core.folder import TrialFolder
     from ham_core.protocol import Evaluation
     from ham_core.run import Event, run_trial
@@ -52,13 +56,33 @@ def work(config: dict[str, Any]) -> None:
     folder = TrialFolder.of(job["store"], job["fingerprint"])
     try:
         events = run_trial(
-            trial, folder, evaluations, device=job["device"], threads=job["threads"], train=job["train"]
+            trial,
+            folder,
+            evaluations,
+            device=job["device"],
+            threads=job["threads"],
+            train=job["train"],
+            prefixes={int(epochs): name for epochs, name in job["prefixes"].items()},
+            patience=PATIENCE,
         )
         for event in events:
             tune.report(told_of(event, job["watched"]))
         tune.report(told_of(Event("complete"), ""))
+    except BusyError as error:
+        tune.report(told_of(Event("busy"), "") | {"reason": str(error)})
     except (RequestError, DivergedError) as error:
         tune.report(told_of(Event("failed"), "") | {"reason": last_line(str(error))})
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        tune.report(told_of(Event("memory"), "") | {"reason": f"out of memory: {last_line(str(error))}"})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's or the machine's memory did not suffice; torch reports the latter as a plain RuntimeError."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def last_line(text: str) -> str:
@@ -67,20 +91,63 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no reason was given"
 
 
-class Relay(tune.Callback):
-    """Hands Tune's hooks to a listener. No exception escapes: it would end the sweep."""
+# between Tune and the dispatcher -----------------------------------------------------------------------------------
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener: Listener | None = listener
-        self.errors: list[str] = []
+
+class Suggester(Searcher):
+    """What Tune asks for the next trial."""
+
+    def __init__(self, dispatcher: Dispatcher, slots: Callable[[], int]) -> None:
+        super().__init__()
+        self.dispatcher: Dispatcher | None = dispatcher
+        self.slots: Callable[[], int] | None = slots
+        self.finished = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The configuration of a trial that may start now; FINISHED where nothing runs and nothing can start."""
+        dispatcher, slots = self.dispatcher, self.slots
+        if dispatcher is None or slots is None:
+            return str(Searcher.FINISHED)
+        entry = dispatcher.next(slots())
+        if entry is not None:
+            return {"job": entry}
+        if dispatcher.running:
+            return None
+        self.finished = True  # what still waits is in other hands; the runner looks again
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The relay has told the dispatcher."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is left to do is read from the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"listener": None, "errors": []}  # pickled into Tune's state, which nobody restores
+        return self.__dict__ | {"dispatcher": None, "slots": None}  # Tune pickles it; nobody restores it
+
+
+class Relay(tune.Callback):
+    """Hands Tune's hooks to the dispatcher. No exception escapes: it would end the sweep."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher: Dispatcher | None = dispatcher
+        self.errors: list[str] = []
+        self.last: dict[
+            str, dict[str, Any]
+        ] = {}  # Tune's trial id -> the event after which its worker has nothing to do
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dispatcher": None, "errors": [], "last": {}}
 
     def _tell(self, hook: str, *arguments: Any) -> None:
-        if self.listener is not None:
+        if self.dispatcher is not None:
             try:
-                getattr(self.listener, hook)(*arguments)
+                getattr(self.dispatcher, hook)(*arguments)
             except Exception as error:  # whatever it is, training is worth more
                 self.errors.append(f"{type(error).__name__}: {error}")
 
@@ -90,16 +157,22 @@ class Relay(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any
     ) -> None:
-        self._tell("reported", identity_of(trial), dict(result))
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell("retried", identity_of(trial), reason_of(trial))
+        if result.get("kind") in ENDINGS:
+            self.last[trial.trial_id] = dict(result)
+        else:
+            self._tell("reported", identity_of(trial), dict(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell("ended", identity_of(trial), "")
+        last = self.last.pop(trial.trial_id, None)
+        if last is not None:  # else an interrupt has ended it
+            self._tell("ended", identity_of(trial), ENDINGS[last["kind"]], str(last["reason"]))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell("ended", identity_of(trial), reason_of(trial))
+        reason = reason_of(trial)
+        killed = (
+            "OutOfMemoryError" in reason or "low on memory" in reason
+        )  # by Ray, before the system does it
+        self._tell("ended", identity_of(trial), "memory" if killed else "lost", reason)
 
 
 def identity_of(trial: Any) -> str:
@@ -112,7 +185,10 @@ def reason_of(trial: Any) -> str:
     try:
         return last_line(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
     except (OSError, TypeError):
-        return "the worker ended without a reason; it may have been killed or have run out of memory"
+        return LOST
+
+
+# machines ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -141,28 +217,64 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def machines() -> list[tuple[float, float]]:
+    """(CPUs, GPUs) of every machine that is up."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+
+
+def places(machines: list[tuple[float, float]], cpus: float, gpus: float) -> int:
+    """How many trials that ask for so much run at once; a share of a GPU is of one GPU."""
+    found = 0
+    for have_cpus, have_gpus in machines:
+        fit = math.floor(have_cpus / cpus)
+        if 0 < gpus < 1:
+            fit = min(fit, math.floor(have_gpus) * math.floor(1 / gpus + 1e-9))
+        elif gpus:
+            fit = min(fit, math.floor(have_gpus / gpus))
+        found += fit
+    return found
+
+
+def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a job asks of Ray. One that runs alone has a GPU, or where it has none all CPUs of a machine, to itself."""
+    job = config["job"]
+    cpus, gpus = job["threads"], job["gpu"]
+    if job["alone"] and gpus:
+        gpus = max(1, gpus)
+    elif job["alone"]:
+        cpus = max(job["threads"], max(have for have, _ in machines()))
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+
+
+# the sweep ---------------------------------------------------------------------------------------------------------
+
+
 def run(
-    jobs: Sequence[dict[str, Any]], listener: Listener, *, scratch: Path, concurrent: int | None
-) -> list[str]:
-    """Run every job with its resources (`cpu`, `gpu`) -> problems of the listener. Ctrl-C ends it early and in order."""
+    dispatcher: Dispatcher, *, scratch: Path, threads: int, gpu: float, concurrent: int | None
+) -> tuple[bool, list[str]]:
+    """Run jobs until none is left that could start -> (False: interrupted, problems of the dispatcher).
+
+    Ctrl-C ends it early and in order. `threads`, `gpu`: what one job asks for.
+    """
     scratch = scratch / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    relay = Relay(listener)
-    request = {"cpu": jobs[0]["threads"], "gpu": jobs[0]["gpu"]}
+    relay = Relay(dispatcher)
+    counted = _Counted(lambda: min(places(machines(), threads, gpu), concurrent or 1_000_000))
+    suggester = Suggester(dispatcher, counted)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = (
+        "64"  # workers start side by side; the dispatcher counts places
+    )
     tuner = tune.Tuner(
         tune.with_resources(work, request),
-        param_space={"job": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
+            search_alg=suggester,
+            num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=concurrent,
             trial_dirname_creator=_short_name,
             trial_name_creator=_short_name,
         ),
         run_config=tune.RunConfig(
-            name=scratch.name,
-            storage_path=str(scratch.parent),
-            verbose=0,
-            callbacks=[relay],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            name=scratch.name, storage_path=str(scratch.parent), verbose=0, callbacks=[relay]
         ),
     )
     try:
@@ -172,11 +284,23 @@ def run(
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # another sweep is using it
             scratch.parent.rmdir()
-    return relay.errors
+    return suggester.finished, relay.errors
+
+
+class _Counted:
+    """A count that is taken anew now and then: machines come and go."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self.count, self.value, self.taken = count, 0, -math.inf
+
+    def __call__(self) -> int:
+        if time.monotonic() > self.taken + RECOUNTED:
+            self.value, self.taken = self.count(), time.monotonic()
+        return self.value
 
 
 def _short_name(trial: Any) -> str:
-    return identity_of(trial)[:16]
+    return f"{identity_of(trial)[:16]}-{trial.trial_id}"
 
 
 @contextlib.contextmanager

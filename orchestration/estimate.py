@@ -24,7 +24,7 @@ def estimate(plan: Plan, store: Store) -> dict[str, Any]:
     Seconds per epoch: the median over trials with the same network, images and batch; with the same objective, if any.
     """
     left = [
-        (step.planned.trial.model_dump(mode="json"), step.epochs_left)
+        (step.planned.trial.model_dump(mode="json"), step.epochs_left - step.adopted)
         for step in plan.steps
         if step.epochs_left
     ]

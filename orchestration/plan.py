@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ham_core.data.index import split_problems
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
+from ham_core.prefix import prefix_file, shared_prefixes
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import fitted
 from orchestration.sweep import Planned, Sweep
@@ -24,7 +25,11 @@ Status = Literal["done", "partial", "missing"]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One trial: how far it is, why, and what remains. `retrains`: what is there is of no use, training starts again."""
+    """One trial: how far it is, why, and what remains.
+
+    `retrains`: what is there is of no use, training starts again. `prefixes`: the beginnings that it shares, {epochs: name}
+    (ham_core.prefix). `adopted`: how many of its epochs another trial trains for it, or has trained.
+    """
 
     planned: Planned
     status: Status
@@ -32,6 +37,13 @@ class Step:
     epochs_left: int
     evaluations_left: tuple[Evaluation, ...]
     retrains: bool = False
+    prefixes: Mapping[int, str] = field(default_factory=dict)
+    adopted: int = 0
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that need not be trained again."""
+        return self.planned.trial.epochs - self.epochs_left
 
     def to_json(self, origins: bool = False) -> dict[str, Any]:
         """One entry of `ham plan --json`."""
@@ -47,6 +59,7 @@ class Step:
             "values": dict(planned.values),
             "needs": list(planned.needs),
             "epochs_left": self.epochs_left,
+            "epochs_adopted": self.adopted,
             "evaluations_left": [evaluation.name for evaluation in self.evaluations_left],
         }
         return entry | ({"origins": planned.origins} if origins else {})
@@ -71,6 +84,12 @@ class Plan:
         }
 
     @property
+    def epochs(self) -> dict[str, int]:
+        """Epochs to be trained: `left`, and `unshared`, what it would be if no trial took its beginning from another one."""
+        unshared = sum(step.epochs_left for step in self.steps)
+        return {"left": unshared - sum(step.adopted for step in self.steps), "unshared": unshared}
+
+    @property
     def todo(self) -> tuple[Step, ...]:
         """The trials for which something remains, in order."""
         return tuple(step for step in self.steps if step.status != "done")
@@ -82,6 +101,7 @@ class Plan:
             "profile": self.sweep.profile,
             "trials": [step.to_json(origins) for step in self.steps],
             "summary": self.summary,
+            "epochs": self.epochs,
         }
 
 
@@ -100,7 +120,7 @@ def plan(sweep: Sweep, store: str | Path) -> Plan:
     problems += split_problems((step.planned.trial.data for step in steps if step.epochs_left), light=True)
     if problems:
         raise RequestError(problems)
-    return Plan(sweep, tuple(_in_order(steps)))
+    return Plan(sweep, tuple(_with_sharing(_in_order(steps), store)))
 
 
 def _in_order(steps: Sequence[Step]) -> list[Step]:
@@ -122,6 +142,33 @@ def _with_waiting(step: Step, rows: Sequence[str]) -> Step:
     if not step.epochs_left or not rows:
         return step
     return replace(step, why=f"{step.why}; waits for {' and '.join(rows)}")
+
+
+def sharing(steps: Sequence[Step], store: str | Path) -> dict[str, dict[int, str]]:
+    """The beginnings that these trials share with each other, or that the store has: {fingerprint: {epochs: name}}."""
+    training = {
+        step.planned.fingerprint: (step.planned.trial, step.epochs_done) for step in steps if step.epochs_left
+    }
+    return shared_prefixes(training, lambda name: prefix_file(store, name).exists())
+
+
+def _with_sharing(steps: Sequence[Step], store: str | Path) -> list[Step]:
+    """The steps, each with what it shares; who trains it is decided as the dispatcher does: what is begun comes first."""
+    prefixes = sharing(steps, store)
+    trainers: dict[str, str] = {}  # name of a beginning -> the trial that trains it
+    found = {step.planned.fingerprint: step for step in steps}
+    for step in sorted(steps, key=lambda step: step.epochs_done == 0):
+        mine = prefixes.get(step.planned.fingerprint, {})
+        if not mine:
+            continue
+        adopted, words = 0, ""
+        for epochs, name in mine.items():
+            trainer = trainers.get(name, "the store" if prefix_file(store, name).exists() else "")
+            if trainer and not step.epochs_done:
+                adopted, words = epochs, f"; first {epochs} epochs from {trainer}"
+        trainers |= {name: step.planned.row for name in mine.values() if name not in trainers}
+        found[step.planned.fingerprint] = replace(step, prefixes=mine, adopted=adopted, why=step.why + words)
+    return [found[step.planned.fingerprint] for step in steps]
 
 
 def examine(planned: Planned, store: str | Path) -> Step:

@@ -21,7 +21,8 @@ from ham_core.errors import RequestError
 from ham_core.folder import unwritable
 from ham_core.protocol import EvaluationAttack
 from ham_core.starts import with_needed
-from orchestration.plan import examine, plan
+from orchestration.dispatch import Dispatcher, has_what_it_needs
+from orchestration.plan import examine, plan, sharing
 from orchestration.status import remember
 from orchestration.store import Store
 from orchestration.tracking import run_name
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 
     from ham_core.run import Event
     from orchestration.live import Display
+    from orchestration.plan import Step
     from orchestration.sweep import Planned, Sweep
     from orchestration.tracking import Job, Status, Tracker
 
 GPU_SHARE = 0.25  # of a GPU per trial, unless asked otherwise: four small networks fill one
 REACH = 5.0  # seconds to wait for the machine of --address
+LOOK = 1.0  # seconds between two looks at trials that other processes have
 PAUSE = 30.0  # seconds after which a tracking server that did not answer is tried again
 
 
@@ -239,24 +242,39 @@ def _run(
     told = lines_of(jobs, store)
     with engine.cluster(resources.address, processors()) as available:
         gpu = _share(resources, available)
-        entries = [entry(job, store, resources.threads, gpu, train=recorder.trains) for job in jobs]
+        steps = [examine(cast("Planned", job), store.path) for job in jobs]
+        prefixes = sharing(steps, store.path) if recorder.trains else {}
+        entries = {
+            job.fingerprint: entry(
+                job, store, resources.threads, gpu, prefixes.get(job.fingerprint, {}), train=recorder.trains
+            )
+            for job in jobs
+        }
         recorder.begin()
         with live.display(told, console) as shown:
             listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
-            interrupted, problems = False, []
-            waits = waits_of(jobs, store)
+            dispatcher = Dispatcher(
+                entries,
+                waits_of(steps),
+                store,
+                listener,
+                is_complete=lambda job: is_complete(job, store),
+            )
+            finished, problems = True, list[str]()
             try:
-                for wave in waves(waits):
-                    ready = {identity for identity in wave if _can_start(identity, waits, listener, store)}
-                    if ready:
-                        problems += engine.run(
-                            [entry for entry in entries if entry["fingerprint"] in ready],
-                            listener,
-                            scratch=store.path / "ray",
-                            concurrent=resources.concurrent,
-                        )
+                while finished and not dispatcher.is_over:
+                    finished, missed = engine.run(
+                        dispatcher,
+                        scratch=store.path / "ray",
+                        threads=resources.threads,
+                        gpu=gpu,
+                        concurrent=resources.concurrent,
+                    )
+                    problems += missed
+                    if finished and not dispatcher.is_over:
+                        time.sleep(LOOK)  # other processes have what is left
             except KeyboardInterrupt:
-                interrupted = True
+                finished = False
             for problem in problems[:1]:
                 shown.warn(
                     f"the display or the record missed an event ({problem}); it is completed at the end"
@@ -265,38 +283,18 @@ def _run(
     outcome.failed = {run_name(by_fingerprint[key]): reason for key, reason in listener.failed.items()}
     recorder.failures = listener.failed
     outcome.done = [job.fingerprint for job in jobs if is_complete(job, store)]
-    outcome.interrupted = interrupted or len(outcome.done) + len(outcome.failed) < len(jobs)
+    outcome.interrupted = not finished
 
 
-def waits_of(jobs: Sequence[Job], store: Store) -> dict[str, tuple[str, ...]]:
+def waits_of(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
     """Fingerprint of each job -> those of the jobs that must be trained before it and are not yet."""
-    left = {job.fingerprint: examine(cast("Planned", job), store.path).epochs_left > 0 for job in jobs}
+    left = {step.planned.fingerprint: step.epochs_left > 0 for step in steps}
     return {
-        job.fingerprint: tuple(need for need in job.needs if left.get(need)) if left[job.fingerprint] else ()
-        for job in jobs
+        step.planned.fingerprint: tuple(need for need in step.planned.needs if left.get(need))
+        if step.epochs_left
+        else ()
+        for step in steps
     }
-
-
-def waves(waits: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """The jobs in groups, each of which waits for earlier groups only. A job stands behind those that it waits for."""
-    depth: dict[str, int] = {}
-    for identity, needs in waits.items():
-        depth[identity] = 1 + max((depth[need] for need in needs), default=-1)
-    found: list[list[str]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
-    for identity, level in depth.items():
-        found[level].append(identity)
-    return found
-
-
-def _can_start(identity: str, waits: Mapping[str, Sequence[str]], listener: Listener, store: Store) -> bool:
-    """Whether all is trained that a job waited for. Where something of it failed, the job has failed."""
-    missing = [need for need in waits[identity] if not store.folder(need).is_done()]
-    for need in missing:
-        if need in listener.failed:
-            name = run_name(listener.jobs[need])
-            listener.ended(identity, f"its start {name} failed: {listener.failed[need]}")
-            return False
-    return not missing
 
 
 def lines_of(jobs: Sequence[Job], store: Store) -> dict[str, tuple[str, int, int]]:
@@ -321,8 +319,16 @@ def _share(resources: Resources, available: dict[str, float]) -> float:
     return share
 
 
-def entry(job: Job, store: Store, threads: int, gpu: float, *, train: bool = True) -> dict[str, Any]:
-    """A job as plain data, for a worker on any machine that sees the store."""
+def entry(
+    job: Job,
+    store: Store,
+    threads: int,
+    gpu: float,
+    prefixes: Mapping[int, str],
+    *,
+    train: bool = True,
+) -> dict[str, Any]:
+    """A job as plain data, for a worker on any machine that sees the store. `prefixes`: what it shares (ham_core.prefix)."""
     trial = job.trial.model_dump(mode="json")
     if trial["data"]["folder"]:  # a worker starts somewhere else
         trial["data"]["folder"] = str(Path(trial["data"]["folder"]).expanduser().resolve())
@@ -330,6 +336,7 @@ def entry(job: Job, store: Store, threads: int, gpu: float, *, train: bool = Tru
         "fingerprint": job.fingerprint,
         "trial": trial,
         "train": train,
+        "prefixes": dict(prefixes),
         "evaluations": [one.model_dump(mode="json") for one in job.evaluations],
         "store": str(store.path),
         "threads": threads,
@@ -488,11 +495,13 @@ def run_here(
     )
     with live.display(told, console) as shown:
         listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
-        waits = waits_of(jobs, store)
+        steps = [examine(cast("Planned", job), store.path) for job in jobs]
+        waits, prefixes = waits_of(steps), sharing(steps, store.path)
         try:
             for job in waiting:
-                if _can_start(job.fingerprint, waits, listener, store):
-                    _run_here(job, store, listener, threads, device, train)
+                if has_what_it_needs(job.fingerprint, waits, listener, store):
+                    shared = prefixes.get(job.fingerprint, {})
+                    _run_here(job, store, listener, threads, device, train, shared)
                     outcome.done += [job.fingerprint] if job.fingerprint not in listener.failed else []
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -518,7 +527,15 @@ def _with_needed(jobs: Sequence[Job], store: Store) -> list[Job]:
     return found
 
 
-def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: str, train: bool) -> None:
+def _run_here(
+    job: Job,
+    store: Store,
+    listener: Listener,
+    threads: int,
+    device: str,
+    train: bool,
+    prefixes: Mapping[int, str],
+) -> None:
     from ham_core.run import run_trial
     from ham_core.training import DivergedError
 
@@ -527,7 +544,13 @@ def _run_here(job: Job, store: Store, listener: Listener, threads: int, device: 
     watched, failure = watched_metric(job.trial), ""
     try:
         for event in run_trial(
-            job.trial, folder, job.evaluations, device=device, threads=threads, train=train
+            job.trial,
+            folder,
+            job.evaluations,
+            device=device,
+            threads=threads,
+            train=train,
+            prefixes=prefixes,
         ):
             listener.reported(job.fingerprint, told_of(event, watched))
     except (RequestError, DivergedError) as error:

@@ -29,6 +29,7 @@ from orchestration.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from orchestration.plan import Plan
     from orchestration.runner import Outcome
 
 NEXT = 5  # trials that `ham status` names as next
@@ -104,18 +105,21 @@ def plan(
         for step in made.steps
     ]
     grid(("status", "trial", "fingerprint", "why"), rows, title=made.sweep.name)
-    print(_headline(made.summary, cost))
+    print(_headline(made, cost))
     if origins:
         for step in made.steps:
             print(f"\n{step.planned.row} seed={step.planned.seed}")
             grid(("setting", "from"), list(step.planned.origins.items()))
 
 
-def _headline(summary: dict[str, int], cost: dict[str, Any]) -> str:
+def _headline(made: Plan, cost: dict[str, Any]) -> str:
     """`46 trials: 12 done, 3 half done, 31 missing; 372 epochs left, about 52 min of training one after the other`."""
     words = {"done": "done", "partial": "half done", "missing": "missing"}
-    counts = ", ".join(f"{summary[state]} {word}" for state, word in words.items())
-    text = f"{summary['trials']} trials: {counts}; {cost['epochs_left']} epochs left"
+    counts = ", ".join(f"{made.summary[state]} {word}" for state, word in words.items())
+    text = f"{made.summary['trials']} trials: {counts}; {cost['epochs_left']} epochs left"
+    adopting = [step for step in made.steps if step.adopted]
+    if adopting:
+        text += f" instead of {made.epochs['unshared']} ({len(adopting)} trials take their first epochs from others)"
     if cost["seconds"] and cost["epochs_left"]:
         text += f", about {_duration(cost['seconds'])} one after the other (from {cost['measured_on']} trained trials)"
     return text

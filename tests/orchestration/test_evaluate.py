@@ -159,7 +159,7 @@ def test_several_trials_are_ray_tasks_with_the_results_of_this_process_and_train
     monkeypatch.setattr(
         engine,
         "run",
-        lambda entries, *rest, **more: (tasks.append((entries, more)), through(entries, *rest, **more))[1],
+        lambda given, **more: (tasks.append((list(given.entries.values()), more)), through(given, **more))[1],
     )
     outcome = run(jobs, place, console, concurrent=2)
     assert (outcome.exit_code, outcome.reused, outcome.failed) == (0, 0, {})

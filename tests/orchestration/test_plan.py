@@ -157,10 +157,12 @@ def test_the_plan_as_json_has_status_and_why_of_every_trial(sweep: Sweep, tmp_pa
                 "values": {"epsilon": 0.1},
                 "needs": [],
                 "epochs_left": 2,
+                "epochs_adopted": 0,
                 "evaluations_left": ["best/clean", "best/pgd20"],
             }
         ],
         "summary": {"trials": 1, "done": 0, "partial": 0, "missing": 1},
+        "epochs": {"left": 2, "unshared": 2},
     }
 
 

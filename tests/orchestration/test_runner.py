@@ -15,7 +15,8 @@ from rich.console import Console
 
 from ham_core.errors import RequestError
 from orchestration import runner, tracking
-from orchestration.runner import Resources, run_sweep, waits_of, waves
+from orchestration.plan import examine
+from orchestration.runner import Resources, run_sweep, waits_of
 from orchestration.status import remember, status
 from orchestration.store import Store
 from orchestration.sweep import Sweep, load_sweep
@@ -236,12 +237,6 @@ def test_an_address_without_ray_is_refused_before_anything_is_written(
 # trials that start from others -----------------------------------------------------------------------------------
 
 
-def test_waves_come_after_what_they_wait_for() -> None:
-    waits = {"a": (), "b": ("a",), "c": (), "d": ("b", "c"), "e": ("c",)}
-    assert waves(waits) == [["a", "c"], ["b", "e"], ["d"]]
-    assert waves({}) == []
-
-
 def test_only_trials_that_are_trained_themselves_wait(
     write_sweep: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -249,11 +244,11 @@ def test_only_trials_that_are_trained_themselves_wait(
     store = Store(tmp_path / "store")
     start, *users = sweep.trials
     waits = {start.fingerprint: ()} | {one.fingerprint: (start.fingerprint,) for one in users}
-    assert waits_of(sweep.trials, store) == waits
+    assert waits_of([examine(one, store.path) for one in sweep.trials]) == waits
     finish(store, users[0])
-    assert waits_of(sweep.trials, store)[users[0].fingerprint] == ()
+    assert waits_of([examine(one, store.path) for one in sweep.trials])[users[0].fingerprint] == ()
     finish(store, start)
-    assert set(waits_of(sweep.trials, store).values()) == {()}
+    assert set(waits_of([examine(one, store.path) for one in sweep.trials]).values()) == {()}
 
 
 def finish(store: Store, planned: Any) -> None:

@@ -1,0 +1,177 @@
+"""Which job of a sweep comes next, and what becomes of one that ended. Knows the trial folders, and nothing of Ray.
+
+A job waits
+    for the trials that it needs (`start_from`, `helper`),
+    while another one trains a beginning that it can go on from (ham_core.prefix),
+    while another process works on the same trial: two sweeps may share trials, and each is trained by one of them.
+What is begun comes first, then the order of the plan. A worker that is lost, with its node or without, costs an attempt; a
+trial that got further than at its last loss has all its attempts again. One that ran out of memory is tried once more, alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ham_core.prefix import prefix_file
+from orchestration.status import is_running
+from orchestration.store import Store
+from orchestration.tracking import run_name
+
+if TYPE_CHECKING:
+    from orchestration.tracking import Job
+
+RETRIES = 2  # further attempts after a worker was lost, without an epoch gained in between
+PATIENCE = 1.0  # seconds between two looks at jobs none of which could start
+ALONE_FAILED = (
+    "ran out of memory although it ran alone; lower batch_size or model.width, or use a larger machine"
+)
+Ending = Literal["complete", "failed", "busy", "memory", "lost"]
+
+
+class Listener(Protocol):
+    """What is told of a running sweep. `identity` is a trial's fingerprint."""
+
+    jobs: Mapping[str, Job]
+    failed: dict[str, str]
+
+    def started(self, identity: str) -> None: ...
+    def reported(self, identity: str, result: dict[str, Any]) -> None: ...
+    def retried(self, identity: str, reason: str) -> None: ...
+    def ended(self, identity: str, failure: str) -> None: ...
+
+
+class Dispatcher:
+    """The jobs that are left, and those that run.
+
+    entries: {fingerprint: what a worker is told}, in the order of the plan. waits: what each job needs trained before it.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[str, dict[str, Any]],
+        waits: Mapping[str, Sequence[str]],
+        store: Store,
+        listener: Listener,
+        *,
+        is_complete: Callable[[Job], bool],
+    ) -> None:
+        self.entries, self.waits, self.store, self.listener = entries, waits, store, listener
+        self._is_complete = is_complete
+        self.epochs = {identity: store.folder(identity).epochs_done() for identity in entries}
+        self.waiting = sorted(entries, key=lambda identity: self.epochs[identity] == 0)
+        self.running: set[str] = set()
+        self.lonely: set[str] = set()  # ran out of memory once
+        self._attempts: dict[str, tuple[int, int]] = {}  # losses, and the epochs done at the last one
+        self._looked = 0.0
+
+    # what is next --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every job has ended."""
+        return not self.waiting and not self.running
+
+    def next(self, slots: int) -> dict[str, Any] | None:
+        """The entry of a job that may start now, if `slots` jobs may run at once; it counts as running from here on."""
+        if len(self.running) >= slots or self.running & self.lonely:
+            return None
+        if time.monotonic() < self._looked + PATIENCE:
+            return None
+        for identity in list(self.waiting):
+            if self._can_start(identity):
+                self.waiting.remove(identity)
+                self.running.add(identity)
+                return self.entries[identity] | {"alone": identity in self.lonely}
+        self._looked = time.monotonic()
+        return None
+
+    def _can_start(self, identity: str) -> bool:
+        """Whether nothing keeps the job back; one that has come to its end without us leaves the queue."""
+        if identity in self.lonely and self.running:
+            return False
+        if not has_what_it_needs(identity, self.waits, self.listener, self.store):
+            if identity in self.listener.failed:
+                self.waiting.remove(identity)
+            return False
+        if self._is_prepared(identity):
+            return False
+        if is_running(self.store.folder(identity)):
+            return False
+        if self._is_foreign_now(identity) and self._is_complete(self.listener.jobs[identity]):
+            self.waiting.remove(identity)
+            self.listener.ended(identity, "")
+            return False
+        return True
+
+    def _is_foreign_now(self, identity: str) -> bool:
+        """Whether another process has worked on the trial since this sweep began."""
+        folder = self.store.folder(identity)
+        return folder.is_done() or folder.epochs_done() != self.epochs[identity]
+
+    def _is_prepared(self, identity: str) -> bool:
+        """Whether a running job is about to leave a beginning behind that this one would otherwise train itself."""
+        for epochs, name in self.entries[identity]["prefixes"].items():
+            if self.epochs[identity] >= epochs or prefix_file(self.store.path, name).exists():
+                continue
+            for other in self.running:
+                if self.entries[other]["prefixes"].get(epochs) == name and self.epochs[other] < epochs:
+                    return True
+        return False
+
+    # what happened -------------------------------------------------------------------------------------------------
+
+    def started(self, identity: str) -> None:
+        """A worker takes the trial."""
+        self.listener.started(identity)
+
+    def reported(self, identity: str, result: dict[str, Any]) -> None:
+        """An event of run_trial."""
+        if result.get("kind") == "epoch":
+            self.epochs[identity] = int(result["epoch"]) + 1
+            self._looked = 0.0
+        self.listener.reported(identity, result)
+
+    def ended(self, identity: str, ending: Ending, reason: str = "") -> None:
+        """A worker is done with the trial, or gone."""
+        if identity not in self.running:
+            return
+        self.running.remove(identity)
+        self._looked = 0.0
+        if ending == "busy":
+            self.waiting.append(identity)
+        elif ending == "memory" and identity not in self.lonely:
+            self.lonely.add(identity)
+            self._again(identity, f"{reason}; it is tried once more, alone")
+        elif ending == "memory":
+            self.listener.ended(identity, ALONE_FAILED)
+        elif ending == "lost" and self._may_try_again(identity):
+            self._again(identity, reason)
+        else:
+            self.listener.ended(identity, "" if ending == "complete" else reason)
+
+    def _may_try_again(self, identity: str) -> bool:
+        losses, before = self._attempts.get(identity, (0, -1))
+        now = self.store.folder(identity).epochs_done()
+        losses = 1 if now > before else losses + 1
+        self._attempts[identity] = losses, now
+        return losses <= RETRIES
+
+    def _again(self, identity: str, reason: str) -> None:
+        self.epochs[identity] = self.store.folder(identity).epochs_done()
+        self.waiting.append(identity)
+        self.listener.retried(identity, reason)
+
+
+def has_what_it_needs(
+    identity: str, waits: Mapping[str, Sequence[str]], listener: Listener, store: Store
+) -> bool:
+    """Whether all is trained that a job waits for. Where something of it failed, the job has failed."""
+    missing = [need for need in waits[identity] if not store.folder(need).is_done()]
+    for need in missing:
+        if need in listener.failed:
+            name = run_name(listener.jobs[need])
+            listener.ended(identity, f"its start {name} failed: {listener.failed[need]}")
+            return False
+    return not missing
