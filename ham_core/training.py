@@ -411,8 +411,9 @@ class Training:
         self._update_averages("epoch", worst)
         for part in self.trial.method.averaging:
             average = self.averages[part.key]
-            if part.needs_validation and self.epoch >= part.start_epoch:
-                metrics[f"train/accepted/{part.key}"] = float(self.accepted[part.key])
+            if part.needs_validation:
+                if self.epoch >= part.start_epoch:
+                    metrics[f"train/accepted/{part.key}"] = float(self.accepted[part.key])
                 ends = self.finished or self.epoch == self.trial.epochs - 1
                 if ends and not self.accepted[part.key]:
                     average.update_parameters(self.model)  # none passed: the last θ stands in, 0 says so
