@@ -39,7 +39,7 @@ from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.models.layers import Normalize
 from ham_core.models.preact_resnet import Block
-from ham_core.network import set_precision
+from ham_core.network import set_precision, usable
 from ham_core.protocol import EVALUATION_VERSION, EvaluationAttack
 from ham_core.randomness import derived_seed
 from ham_core.run import judge
@@ -123,7 +123,7 @@ def evaluate(
     """
     torch.set_num_threads(threads)
     set_precision("fp32")
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = usable(device)
     dataset = _dataset(images, limit, chosen)
     net, statistics, told = _read(request, dataset)
     told |= {

@@ -17,6 +17,11 @@ from ham_core.data.split import Dataset, Split
 from ham_core.randomness import derived_seed
 
 
+def usable(device: str) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
 def build_model(trial: Trial, dataset: Dataset, device: torch.device) -> nn.Module:
     """The trial's network with its initial weights, in channels_last. Torch's global random state is left alone."""
     with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,7 @@ from ham_core.errors import RequestError
 from ham_core.evaluation import Seen, attack_images
 from ham_core.folder import TrialFolder, load_tensors, save_tensors
 from ham_core.metrics import class_keys, metric_name, summarize
-from ham_core.network import build_model
+from ham_core.network import build_model, usable
 from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
@@ -61,7 +61,7 @@ def run_trial(
     that would be trained is refused instead, and its folder stays as it is.
     """
     torch.set_num_threads(threads)
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = usable(device)
     with folder.lock(patience):
         if not train and not is_trained(trial, folder):
             raise RequestError(

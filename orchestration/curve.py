@@ -22,12 +22,12 @@ def epsilon_curve(
     """{"images", "curve": [{"epsilon", "accuracy"}, ...], "doubts"}: L-infinity radii in pixels of [0, 1], shares."""
     from ham_core import doubts
     from ham_core.data.split import Split
-    from ham_core.network import build_model
+    from ham_core.network import build_model, usable
     from ham_core.randomness import derived_seed
     from ham_core.training import load_data
 
     torch.set_num_threads(threads)
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = usable(device)
     dataset = load_data(trial, chosen)
     model = build_model(trial, dataset, chosen)
     model.load_state_dict(folder.weights(weights, str(chosen)))

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +247,44 @@ def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 
 
+def kinds_of_gpu() -> str:
+    """The GPUs of the machines by name, as Ray found them; "" where it knows no names."""
+    marks = (name for node in ray.nodes() if node["Alive"] for name in node["Resources"])
+    return ", ".join(
+        sorted({name.removeprefix("accelerator_type:") for name in marks if "accelerator" in name})
+    )
+
+
+def measure(entries: Sequence[dict[str, Any]]) -> list[tuple[int, int] | None]:
+    """(bytes needed, bytes of the GPU) of each job, measured side by side, each with a GPU of its own; None: not to be had."""
+    remote = ray.remote(num_cpus=1, num_gpus=1, max_calls=1)(_memory_needed)
+    found = []
+    for answer in [remote.remote(entry) for entry in entries]:
+        try:
+            found.append(ray.get(answer))
+        except ray.exceptions.RayError:  # the job itself will say what is wrong, with an attempt of its own
+            found.append(None)
+    return found
+
+
+def _memory_needed(job: dict[str, Any]) -> tuple[int, int] | None:
+    from ham_core.config import Trial
+    from ham_core.network import usable
+    from ham_core.probe import memory_needed
+
+    return memory_needed(Trial.model_validate(job["trial"]), usable(job["device"]))
+
+
 # the sweep ---------------------------------------------------------------------------------------------------------
 
 
-def run(
-    dispatcher: Dispatcher, *, scratch: Path, threads: int, gpu: float, concurrent: int | None
-) -> tuple[bool, list[str]]:
+def run(dispatcher: Dispatcher, *, scratch: Path, concurrent: int | None) -> tuple[bool, list[str]]:
     """Run jobs until none is left that could start -> (False: interrupted, problems of the dispatcher).
 
-    Ctrl-C ends it early and in order. `threads`, `gpu`: what one job asks for.
+    Ctrl-C ends it early and in order.
     """
+    threads = min(one["threads"] for one in dispatcher.entries.values())
+    gpu = min(one["gpu"] for one in dispatcher.entries.values())  # Ray itself lets larger ones wait
     scratch = scratch / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     relay = Relay(dispatcher)
     counted = _Counted(lambda: min(places(machines(), threads, gpu), concurrent or 1_000_000))

@@ -21,6 +21,7 @@ from ham_core.errors import RequestError
 from ham_core.folder import unwritable
 from ham_core.protocol import EvaluationAttack
 from ham_core.starts import with_needed
+from orchestration import packing
 from orchestration.dispatch import Dispatcher, has_what_it_needs
 from orchestration.plan import examine, plan, sharing
 from orchestration.status import remember
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from orchestration.sweep import Planned, Sweep
     from orchestration.tracking import Job, Status, Tracker
 
-GPU_SHARE = 0.25  # of a GPU per trial, unless asked otherwise: four small networks fill one
 REACH = 5.0  # seconds to wait for the machine of --address
 LOOK = 1.0  # seconds between two looks at trials that other processes have
 PAUSE = 30.0  # seconds after which a tracking server that did not answer is tried again
@@ -44,7 +44,7 @@ PAUSE = 30.0  # seconds after which a tracking server that did not answer is tri
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial gets, and how many run at once (default: as many as fit)."""
+    """What a trial gets (`gpus_per_trial` None: as its memory asks for), and how many run at once (None: as many as fit)."""
 
     threads: int = 1
     gpus_per_trial: float | None = None
@@ -250,6 +250,9 @@ def _run(
             )
             for job in jobs
         }
+        if gpu and resources.gpus_per_trial is None:
+            asked = packing.shares(list(entries.values()), engine.kinds_of_gpu(), store, engine.measure)
+            entries = {identity: one | {"gpu": asked[identity]} for identity, one in entries.items()}
         recorder.begin()
         with live.display(told, console) as shown:
             listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
@@ -266,8 +269,6 @@ def _run(
                     finished, missed = engine.run(
                         dispatcher,
                         scratch=store.path / "ray",
-                        threads=resources.threads,
-                        gpu=gpu,
                         concurrent=resources.concurrent,
                     )
                     problems += missed
@@ -310,7 +311,7 @@ def _share(resources: Resources, available: dict[str, float]) -> float:
     gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
     share = resources.gpus_per_trial
     if share is None:
-        share = GPU_SHARE if gpus else 0.0
+        share = packing.USUAL_SHARE if gpus else 0.0
     if share > gpus or resources.threads > cpus:
         raise RequestError(
             f"a trial asks for {resources.threads} CPUs and {share:g} GPUs, but Ray has {cpus:g} CPUs and {gpus:g} GPUs; "

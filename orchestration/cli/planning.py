@@ -22,6 +22,7 @@ from orchestration.cli.shared import (
     complain,
     console,
     emit,
+    gpu_share,
     grid,
     next_command,
     open_store,
@@ -61,7 +62,9 @@ def sweep(
     found = load_sweep(sweep, profile=profile, sets=settings or ())
     place = open_store(store)
     address_of_mlflow = tracking_uri(uri, place)
-    resources = Resources(threads=threads, gpus_per_trial=gpus, concurrent=concurrent, address=address)
+    resources = Resources(
+        threads=threads, gpus_per_trial=gpu_share(gpus), concurrent=concurrent, address=address
+    )
     outcome = run_sweep(found, place, address_of_mlflow, resources=resources, console=console(stderr=True))
     _summary(found.name, outcome, store, uri)
     complain(doubtful(results_of(found.trials, place)))

@@ -53,8 +53,12 @@ SweepFlag = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="A recorded sweep. [default: the newest]")
 ]
 GpusFlag = Annotated[
-    float | None,
-    typer.Option("--gpus-per-trial", help="Share of a GPU per trial. [default: 0.25 where there are GPUs]"),
+    str | None,
+    typer.Option(
+        "--gpus-per-trial",
+        metavar="auto|SHARE",
+        help="Share of a GPU per trial; auto: as its measured memory asks for. [default: auto]",
+    ),
 ]
 ConcurrentFlag = Annotated[
     int | None, typer.Option("--concurrent", help="Trials at once. [default: as many as fit]")
@@ -176,6 +180,18 @@ def open_store(path: Path, *, must_exist: bool = False) -> Store:
             f"--store: {path} does not exist; run `ham sweep SWEEP --store {path}` first, or name another one"
         )
     return store
+
+
+def gpu_share(text: str | None) -> float | None:
+    """A share of a GPU; None stands for `auto`."""
+    if text in (None, "auto"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(
+            f"--gpus-per-trial: '{text}' is no share of a GPU; give auto, 0 to 1, or a whole number"
+        ) from None
 
 
 def tracking_uri(uri: str | None, store: Store) -> str:

@@ -35,6 +35,7 @@ from orchestration.cli.shared import (
     complain,
     console,
     emit,
+    gpu_share,
     grid,
     open_store,
     tracking_uri,
@@ -209,7 +210,9 @@ def evaluate(
         )
     place = open_store(store, must_exist=True)
     address_of_mlflow = tracking_uri(uri, place)
-    resources = Resources(threads=threads, gpus_per_trial=gpus, concurrent=concurrent, address=address)
+    resources = Resources(
+        threads=threads, gpus_per_trial=gpu_share(gpus), concurrent=concurrent, address=address
+    )
     if curve:
         _refuse_beside_curve(
             {"--attack": attack, "--gpus-per-trial": gpus, "--concurrent": concurrent, "--address": address}
