@@ -22,12 +22,13 @@ import os
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ham_core.config import Trial, fingerprint
 from ham_core.errors import BusyError, RequestError
+from ham_core.protocol import split_weights
 
 
 class TrialFolder:
@@ -129,6 +130,19 @@ class TrialFolder:
     def is_done(self) -> bool:
         """Whether the training is complete."""
         return (self.path / "done.json").exists()
+
+    def prune(self, rules: Collection[str]) -> None:
+        """Of a finished training keep the weights by these rules, and no checkpoint. What goes is written down first."""
+        done = read_json(self.path / "done.json") or {}
+        gone = [name for name in self.weight_names() if split_weights(name)[0] not in rules]
+        if gone:
+            self.finish(done | {"pruned": sorted({*done.get("pruned", ()), *gone})})
+        for path in [self.path / "checkpoint.pt", *(self.path / "weights" / f"{name}.pt" for name in gone)]:
+            path.unlink(missing_ok=True)
+
+    def pruned(self) -> frozenset[str]:
+        """Names of weights that a finished training once had."""
+        return frozenset((read_json(self.path / "done.json") or {}).get("pruned", ()))
 
     def reopen(self) -> None:
         """Forget all training results: the trial starts again from epoch 0. Evaluations of the old weights go too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,13 @@ def run_trial(
     train: bool = True,
     prefixes: Mapping[int, str] | None = None,
     patience: float = 60.0,
+    keep: Collection[str] | None = None,
 ) -> Iterator[Event]:
     """Train what is missing, evaluate what is missing, and say so event by event. Already complete: no event at all.
 
     `prefixes` {epochs: name} are first epochs that other trials share (ham_core.prefix): a trial that is not begun takes the
     longest that the store has, and leaves those behind that the store lacks. `patience`: seconds to wait for another
-    process that has the trial; then BusyError.
+    process that has the trial; then BusyError. `keep`: of a trial that is complete, the rules whose weights stay (None: all).
 
     `threads` are torch's CPU threads; results on CPUs belong to their number, which is recorded. `deadline` is a
     `time.monotonic()` after which the trial stops between two epochs; the same call continues it. Without `train` a trial
@@ -69,9 +70,11 @@ def run_trial(
                 "are done); train it first, as ham sweep and ham train do"
             )
         trial = with_kept_averages(trial, folder)
-        missing = [
-            one for one in evaluations if not folder.has_evaluation(evaluation_fingerprint(trial, one))
-        ]
+        missing = _missing(trial, folder, evaluations)
+        if train and folder.pruned() & {one.weights for one in missing}:
+            folder.reopen()  # weights that are asked for now were not kept
+            folder.create(trial)
+            missing = _missing(trial, folder, evaluations)
         if folder.is_done() and not missing:
             return
         dataset = load_data(trial, chosen)
@@ -88,6 +91,12 @@ def run_trial(
                     yield Event("stopped", folder.epochs_done())
                     return
                 yield event
+            if train and keep is not None:
+                folder.prune(keep)
+
+
+def _missing(trial: Trial, folder: TrialFolder, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    return [one for one in evaluations if not folder.has_evaluation(evaluation_fingerprint(trial, one))]
 
 
 def with_kept_averages(trial: Trial, folder: TrialFolder) -> Trial:

@@ -20,6 +20,7 @@ from orchestration.store import Store
 from orchestration.tracking import run_name
 
 if TYPE_CHECKING:
+    from orchestration.disk import Budget
     from orchestration.tracking import Job
 
 RETRIES = 2  # further attempts after a worker was lost, without an epoch gained in between
@@ -56,15 +57,17 @@ class Dispatcher:
         listener: Listener,
         *,
         is_complete: Callable[[Job], bool],
+        budget: Budget | None = None,
     ) -> None:
         self.entries, self.waits, self.store, self.listener = entries, waits, store, listener
-        self._is_complete = is_complete
+        self._is_complete, self.budget = is_complete, budget
         self.epochs = {identity: store.folder(identity).epochs_done() for identity in entries}
         self.waiting = sorted(entries, key=lambda identity: self.epochs[identity] == 0)
         self.running: set[str] = set()
         self.lonely: set[str] = set()  # ran out of memory once
         self._attempts: dict[str, tuple[int, int]] = {}  # losses, and the epochs done at the last one
         self._looked = 0.0
+        self._full: dict[str, str] = {}  # jobs for which there was no room at the last look, and why
 
     # what is next --------------------------------------------------------------------------------------------------
 
@@ -79,13 +82,38 @@ class Dispatcher:
             return None
         if time.monotonic() < self._looked + PATIENCE:
             return None
+        self._full = {}
         for identity in list(self.waiting):
             if self._can_start(identity):
                 self.waiting.remove(identity)
                 self.running.add(identity)
+                self._recount()
                 return self.entries[identity] | {"alone": identity in self.lonely}
         self._looked = time.monotonic()
+        if self._full and not self.running and not self._drop_beginnings():
+            for identity in sorted(self._full):
+                self.waiting.remove(identity)
+                self.listener.ended(identity, self._full[identity])
+            self._full = {}
         return None
+
+    def _drop_beginnings(self) -> bool:
+        """Make room: shared beginnings that nobody here can take any more go first, then all of them."""
+        if self.budget is None:
+            return False
+        wanted = {
+            name
+            for identity in self.waiting
+            for name in self.entries[identity]["prefixes"].values()
+            if not self.epochs[identity]
+        }
+        every = {path.stem for path in prefix_file(self.store.path, "x").parent.glob("*.pt")}
+        self._looked = 0.0
+        return self.budget.drop(every - wanted) or self.budget.drop(every)
+
+    def _recount(self) -> None:
+        if self.budget is not None:
+            self.budget.recount()
 
     def _can_start(self, identity: str) -> bool:
         """Whether nothing keeps the job back; one that has come to its end without us leaves the queue."""
@@ -102,6 +130,9 @@ class Dispatcher:
         if self._is_foreign_now(identity) and self._is_complete(self.listener.jobs[identity]):
             self.waiting.remove(identity)
             self.listener.ended(identity, "")
+            return False
+        if self.budget is not None and not self.budget.admits(identity, self.running):
+            self._full[identity] = self.budget.sentence()
             return False
         return True
 
@@ -138,6 +169,7 @@ class Dispatcher:
         if identity not in self.running:
             return
         self.running.remove(identity)
+        self._recount()
         self._looked = 0.0
         if ending == "busy":
             self.waiting.append(identity)

@@ -64,6 +64,7 @@ def work(config: dict[str, Any]) -> None:
             train=job["train"],
             prefixes={int(epochs): name for epochs, name in job["prefixes"].items()},
             patience=PATIENCE,
+            keep=job["keep"],
         )
         for event in events:
             tune.report(told_of(event, job["watched"]))

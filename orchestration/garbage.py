@@ -2,6 +2,7 @@
 
     checkpoints   of trained and evaluated trials that no trial goes on from: a new value in a grid may go on from it too
     weights       of such trials, by name, that were attacked by no evaluation and that no trial starts from or asks
+    prefixes      first epochs that trials share (ham_core.prefix), where no started sweep has trials left to train
     folders       trials of no started sweep (trained alone or taken over): go only where they are asked for by this word
     temporary     what a killed process was about to write, older than an hour
 
@@ -19,11 +20,12 @@ from pathlib import Path
 from ham_core.config import STATE, fingerprint
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder
+from ham_core.prefix import FOLDER as PREFIXES
 from ham_core.starts import sources_of
 from orchestration.status import is_running, recorded_sweeps, state_of
 from orchestration.store import Store
 
-KINDS = ("checkpoints", "weights", "folders", "temporary")
+KINDS = ("checkpoints", "weights", "prefixes", "folders", "temporary")
 STRAY_AFTER = 3600.0  # seconds: a file that is being written now is younger
 
 
@@ -42,7 +44,7 @@ def listed(store: Store) -> list[Item]:
     """Everything that could go now, largest kinds first by the order of KINDS."""
     needs = _Needs(store)
     found = [item for identity in store.trials() for item in _of_trial(store, identity, needs)]
-    found += _temporary(store)
+    found += [*_prefixes(store, needs), *_temporary(store)]
     return sorted(found, key=lambda item: (KINDS.index(item.kind), str(item.path)))
 
 
@@ -163,12 +165,25 @@ def _weights(folder: TrialFolder, identity: str, begun_with: set[str]) -> Iterat
             )
 
 
+def _prefixes(store: Store, needs: _Needs) -> Iterator[Item]:
+    """All or none: which trial takes which is known to a plan alone."""
+    if not needs.held:
+        for path in sorted((store.path / PREFIXES).glob("*.pt")):
+            yield Item("prefixes", path, size_of(path), "", "no started sweep has trials left to train")
+
+
 def _temporary(store: Store) -> Iterator[Item]:
     """Files and folders that only a process which was killed can have left."""
     now = time.time()
     patterns = (
-        "trials/.incoming-*", ".import-*", "sweeps/.*.json.*", "trials/*/.*", "trials/*/weights/.*", "trials/*/evaluations/.*"
-    )  # fmt: skip
+        "trials/.incoming-*",
+        ".import-*",
+        "sweeps/.*.json.*",
+        "prefixes/.*",
+        "trials/*/.*",
+        "trials/*/weights/.*",
+        "trials/*/evaluations/.*",
+    )
     for pattern in patterns:
         for path in store.path.glob(pattern):
             if path.parts[-2].startswith(".incoming-"):

@@ -192,6 +192,10 @@ def examine(planned: Planned, store: str | Path) -> Step:
     if not folder.is_done():
         return Step(planned, "partial", f"{done} of {epochs} epochs trained", epochs - done, evaluations)
     left = tuple(one for one in evaluations if not _has(folder, planned, one))
+    gone = sorted(folder.pruned() & {one.weights for one in left}) if left else []
+    if gone:
+        why = f"weights {' and '.join(gone)} were not kept, trains again"
+        return Step(planned, "partial", why, epochs, evaluations, True)
     if left:
         several = f" and {len(left) - 1} more" if len(left) > 1 else ""
         return Step(planned, "partial", f"trained; evaluation {left[0].name}{several} missing", 0, left)

@@ -21,7 +21,7 @@ from ham_core.errors import RequestError
 from ham_core.folder import unwritable
 from ham_core.protocol import EvaluationAttack
 from ham_core.starts import with_needed
-from orchestration import packing
+from orchestration import disk, packing
 from orchestration.dispatch import Dispatcher, has_what_it_needs
 from orchestration.plan import examine, plan, sharing
 from orchestration.status import remember
@@ -50,6 +50,8 @@ class Resources:
     gpus_per_trial: float | None = None
     concurrent: int | None = None
     address: str | None = None
+    disk: int | None = None  # bytes that the store may have
+    keep_all: bool = False  # also weights and checkpoints that a finished trial does not need
 
 
 @dataclass
@@ -244,9 +246,17 @@ def _run(
         gpu = _share(resources, available)
         steps = [examine(cast("Planned", job), store.path) for job in jobs]
         prefixes = sharing(steps, store.path) if recorder.trains else {}
+        # All that a trial leaves stays where another one is about to use it.
+        needed = {need for job in jobs for need in job.needs} if not resources.keep_all else set(told)
         entries = {
             job.fingerprint: entry(
-                job, store, resources.threads, gpu, prefixes.get(job.fingerprint, {}), train=recorder.trains
+                job,
+                store,
+                resources.threads,
+                gpu,
+                prefixes.get(job.fingerprint, {}),
+                train=recorder.trains,
+                keep=None if job.fingerprint in needed else disk.kept_rules(job.evaluations),
             )
             for job in jobs
         }
@@ -262,6 +272,7 @@ def _run(
                 store,
                 listener,
                 is_complete=lambda job: is_complete(job, store),
+                budget=_budget(jobs, store, resources),
             )
             finished, problems = True, list[str]()
             try:
@@ -285,6 +296,17 @@ def _run(
     recorder.failures = listener.failed
     outcome.done = [job.fingerprint for job in jobs if is_complete(job, store)]
     outcome.interrupted = not finished
+
+
+def _budget(jobs: Sequence[Job], store: Store, resources: Resources) -> disk.Budget | None:
+    if resources.disk is None:
+        return None
+    found = {
+        job.fingerprint: disk.footprint(job.trial, job.evaluations, disk.kept_rules(job.evaluations))
+        for job in jobs
+    }
+    training = {identity: one.training for identity, one in found.items() if one is not None}
+    return disk.Budget(store.path, resources.disk, training)
 
 
 def waits_of(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
@@ -328,8 +350,9 @@ def entry(
     prefixes: Mapping[int, str],
     *,
     train: bool = True,
+    keep: frozenset[str] | None = None,
 ) -> dict[str, Any]:
-    """A job as plain data, for a worker on any machine that sees the store. `prefixes`: what it shares (ham_core.prefix)."""
+    """A job as plain data, for a worker on any machine that sees the store. `prefixes`, `keep`: those of run_trial."""
     trial = job.trial.model_dump(mode="json")
     if trial["data"]["folder"]:  # a worker starts somewhere else
         trial["data"]["folder"] = str(Path(trial["data"]["folder"]).expanduser().resolve())
@@ -337,6 +360,7 @@ def entry(
         "fingerprint": job.fingerprint,
         "trial": trial,
         "train": train,
+        "keep": None if keep is None else sorted(keep),
         "prefixes": dict(prefixes),
         "evaluations": [one.model_dump(mode="json") for one in job.evaluations],
         "store": str(store.path),

@@ -32,11 +32,6 @@ def first_layer(mean: Sequence[float] | None, std: Sequence[float] | None, norma
     return Normalize(mean, std)
 
 
-def scaled(channels: int, width: float) -> int:
-    """The number of channels of a layer at a width; at least one."""
-    return max(1, round(channels * width))
-
-
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps H and W at stride 1, without the bias that the BatchNorm behind it would cancel."""
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ham_core.models.layers import convolution, scaled
+from ham_core.models.layers import convolution
+from ham_core.models.sizes import scaled
 
 
 class Block(nn.Module):

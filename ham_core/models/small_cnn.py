@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ham_core.models.layers import convolution, scaled
+from ham_core.models.layers import convolution
+from ham_core.models.sizes import scaled
 
 
 class SmallCNN(nn.Module):

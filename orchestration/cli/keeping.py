@@ -317,6 +317,7 @@ def _record_others(store: Store, identities: Sequence[str], uri: str) -> list[st
 def export_sweep(name: str, weights: str | None, out: Path | None, store: Path) -> None:
     """Write a started sweep as one file."""
     from orchestration.archive import write_archive
+    from orchestration.disk import size_in_words
 
     place = open_store(store, must_exist=True)
     wanted = [word.strip() for word in (weights or "").split(",") if word.strip()]
@@ -387,6 +388,7 @@ def _entry(item: Item) -> dict[str, Any]:
 
 
 def _print_items(store: Store, items: Sequence[Item], kinds: Sequence[str], deleted: bool) -> None:
+    from orchestration.disk import size_in_words
     from orchestration.garbage import KINDS
 
     if items:
@@ -402,13 +404,3 @@ def _print_items(store: Store, items: Sequence[Item], kinds: Sequence[str], dele
             print(f"{kind}: {len(mine)}, {size_in_words(sum(mine))}{kept}")
     total = size_in_words(sum(one.bytes for one in items if one.kind in kinds))
     print(f"{total} deleted" if deleted else f"{total} would go with --delete")
-
-
-def size_in_words(count: int) -> str:
-    """`1.4 GB`."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -11,8 +11,10 @@ from orchestration.cli.shared import (
     DEFAULT_STORE,
     AddressFlag,
     ConcurrentFlag,
+    DiskFlag,
     GpusFlag,
     JsonFlag,
+    KeepAllFlag,
     ProfileFlag,
     SetFlag,
     StoreFlag,
@@ -51,10 +53,13 @@ def sweep(
     uri: UriFlag = None,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads per trial.")] = 1,
     gpus: GpusFlag = None,
+    disk: DiskFlag = None,
+    keep_all: KeepAllFlag = False,
     concurrent: ConcurrentFlag = None,
     address: AddressFlag = None,
 ) -> int:
     """Train and evaluate what the sweep is missing. After any interruption the same command continues."""
+    from orchestration.disk import bytes_in
     from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_sweep
     from orchestration.sweep import load_sweep
@@ -63,7 +68,12 @@ def sweep(
     place = open_store(store)
     address_of_mlflow = tracking_uri(uri, place)
     resources = Resources(
-        threads=threads, gpus_per_trial=gpu_share(gpus), concurrent=concurrent, address=address
+        threads=threads,
+        gpus_per_trial=gpu_share(gpus),
+        concurrent=concurrent,
+        address=address,
+        disk=None if disk is None else bytes_in(disk),
+        keep_all=keep_all,
     )
     outcome = run_sweep(found, place, address_of_mlflow, resources=resources, console=console(stderr=True))
     _summary(found.name, outcome, store, uri)
@@ -93,13 +103,14 @@ def plan(
     origins: Annotated[bool, typer.Option("--origins", help="Print where each value came from.")] = False,
 ) -> None:
     """Show which trials are done, half done or missing, why, and what the missing ones will cost."""
+    from orchestration.disk import estimate_bytes
     from orchestration.estimate import estimate
     from orchestration.plan import plan as make_plan
     from orchestration.sweep import load_sweep
 
     place = open_store(store)
     made = make_plan(load_sweep(sweep, profile=profile, sets=settings or ()), place.path)
-    cost = estimate(made, place)
+    cost = estimate(made, place) | {"bytes": estimate_bytes(made)}
     if as_json:
         emit(made.to_json(origins) | {"estimate": cost})
         return
@@ -117,6 +128,8 @@ def plan(
 
 def _headline(made: Plan, cost: dict[str, Any]) -> str:
     """`46 trials: 12 done, 3 half done, 31 missing; 372 epochs left, about 52 min of training one after the other`."""
+    from orchestration.disk import size_in_words
+
     words = {"done": "done", "partial": "half done", "missing": "missing"}
     counts = ", ".join(f"{made.summary[state]} {word}" for state, word in words.items())
     text = f"{made.summary['trials']} trials: {counts}; {cost['epochs_left']} epochs left"
@@ -125,6 +138,8 @@ def _headline(made: Plan, cost: dict[str, Any]) -> str:
         text += f" instead of {made.epochs['unshared']} ({len(adopting)} trials take their first epochs from others)"
     if cost["seconds"] and cost["epochs_left"]:
         text += f", about {_duration(cost['seconds'])} one after the other (from {cost['measured_on']} trained trials)"
+    if cost["bytes"] and made.todo:
+        text += f"; about {size_in_words(cost['bytes'])} on disk"
     return text
 
 

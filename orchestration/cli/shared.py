@@ -60,6 +60,19 @@ GpusFlag = Annotated[
         help="Share of a GPU per trial; auto: as its measured memory asks for. [default: auto]",
     ),
 ]
+DiskFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--disk", metavar="SIZE", help="Most bytes of the store, for example 50GB. [default: no limit]"
+    ),
+]
+KeepAllFlag = Annotated[
+    bool,
+    typer.Option(
+        "--keep-all",
+        help="Keep checkpoints and weights by every rule, not only what is evaluated, best and last.",
+    ),
+]
 ConcurrentFlag = Annotated[
     int | None, typer.Option("--concurrent", help="Trials at once. [default: as many as fit]")
 ]

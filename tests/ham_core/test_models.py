@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ham_core import models
 from ham_core.errors import RequestError
 from ham_core.models import build, names
+from ham_core.models.sizes import numbers_in
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
@@ -150,3 +151,14 @@ def test_a_model_of_another_package_joins_by_its_entry_point(monkeypatch: pytest
     monkeypatch.setattr(models, "_places", models._places.__wrapped__)
     assert "flat" in names()
     assert build("flat", classes=3, channels=1, normalize=False)(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(("width", "classes", "channels"), [(1.0, 10, 3), (0.25, 100, 3), (0.5, 10, 1)])
+def test_the_numbers_of_a_state_dict_are_counted_without_building_it(
+    name: str, width: float, classes: int, channels: int
+) -> None:
+    with torch.device("meta"):
+        model = build(name, width=width, classes=classes, channels=channels, normalize=False)
+    floats = sum(value.numel() for value in model.state_dict().values() if value.is_floating_point())
+    assert numbers_in(name, width, classes, channels) == floats

@@ -13,7 +13,7 @@ import pytest
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
 from orchestration import runner, tracking
-from orchestration.cli.keeping import size_in_words
+from orchestration.disk import size_in_words
 from orchestration.estimate import remaining, seconds_per_epoch
 from orchestration.started import command_of, expanded
 from orchestration.status import recorded_sweep, status
