@@ -3,6 +3,9 @@
 sweep.py      YAML -> trials and evaluations
 plan.py       what is done, what is missing, and why
 store.py      the trial store on disk
+dispatch.py   which job is next, and what becomes of one that failed
+packing.py    how many trials share a GPU
+disk.py       bytes: the estimate, the budget, what a finished trial keeps
 engine.py     Ray Tune; the only file that imports ray
 tracking.py   MLflow, writing and reading; the only file that imports mlflow
 cli/          `ham ...`
