@@ -160,7 +160,7 @@ def merge(layers: Sequence[dict[Words, Leaf]]) -> tuple[dict[Words, Leaf], list[
     for depth, layer in enumerate(layers):
         _drop_replaced(merged, layer)
         for path, leaf in layer.items():
-            _put(merged, path, replace(leaf, depth=depth))
+            _put(merged, path, Leaf(leaf.value, leaf.origin, leaf.place, depth))
         epochs.append(_epochs(merged))
     return merged, epochs
 
@@ -184,12 +184,14 @@ def _put(merged: dict[Words, Leaf], path: Words, leaf: Leaf) -> None:
             merged[(*WEIGHT, "measure")] = above  # `weight: softmax_l1` below `weight.parameter: 2`
     if leaf.value == {} and any(len(key) > len(path) and key[: len(path)] == path for key in merged):
         return  # a group without settings changes nothing; in place of a single setting it is refused later
-    _drop_below(merged, path)
+    if path not in merged:  # below a setting that is there is nothing
+        _drop_below(merged, path)
     merged[path] = leaf
 
 
 def _drop_below(merged: dict[Words, Leaf], path: Words) -> None:
-    for key in [key for key in merged if key[: len(path)] == path and key != path]:
+    length = len(path)
+    for key in [key for key in merged if len(key) > length and key[:length] == path]:
         del merged[key]
 
 

@@ -39,8 +39,10 @@ class Frozen(BaseModel):
     @classmethod
     def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`true` is no 1, neither alone nor in a list."""
-        entries = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(entry, bool) for entry in entries):
+        # Asked of every field of every trial of a sweep, so the usual value is passed on quickly.
+        if isinstance(value, bool) or (
+            isinstance(value, list | tuple) and any(isinstance(entry, bool) for entry in value)
+        ):
             kinds = _plain_types(cls.model_fields[str(info.field_name)].annotation)
             if bool not in kinds and kinds & {int, float}:
                 raise PydanticCustomError("boolean", "a boolean is no number")

@@ -38,7 +38,7 @@ from ham_core.layers import (
 )
 from ham_core.objectives.base import Objective
 from ham_core.parts import build
-from ham_core.presets import Preset, load_preset
+from ham_core.presets import Preset, UnknownPreset, load_preset
 from ham_core.presets import names as preset_names
 from ham_core.sentences import Path, Problem, dotted, problems_of, shown
 from ham_core.starts import (
@@ -367,11 +367,12 @@ def _preset_of(levels: Sequence[Level]) -> tuple[Preset | None, list[Said]]:
     leaf = next((level.leaves[PRESET] for level in reversed(levels) if PRESET in level.leaves), None)
     if leaf is None or leaf.value is None:
         return None, []
-    if leaf.value not in preset_names():
-        return None, [
-            (leaf.place, f"unknown method {shown(leaf.value)}; {known(leaf.value, preset_names())}")
-        ]
-    return load_preset(leaf.value), []
+    try:
+        if isinstance(leaf.value, str):
+            return load_preset(leaf.value), []
+    except UnknownPreset:
+        pass
+    return None, [(leaf.place, f"unknown method {shown(leaf.value)}; {known(leaf.value, preset_names())}")]
 
 
 def _objective(leaves: Mapping[Words, Leaf]) -> Objective | None:
@@ -535,8 +536,8 @@ def _with_data(
     settings = settings | {"data": data}
     if isinstance(data, dict) and "train_digest" in data:
         return settings, []
-    where = _place(merged, ("data",), "", home)
     if not isinstance(data, dict) or not (data.get("name") or data.get("folder")):
+        where = _place(merged, ("data",), "", home)
         written = "" if not data or isinstance(data, dict) else f" is {shown(data)}, which"
         text = f"data{written} names no images; write for example data: digits, or a folder"
         problems = [(where, f"{text}; known: {', '.join(data_names())}")]
@@ -544,6 +545,7 @@ def _with_data(
         try:
             return with_facts(settings, look(data)), by_hand
         except RequestError as error:
+            where = _place(merged, ("data",), "", home)
             problems = [(where, problem) for problem in error.problems]
         except (TypeError, ValueError):
             problems = []  # a name or size of the wrong type: validation says so

@@ -77,11 +77,15 @@ def names() -> list[str]:
     return sorted({path.stem for path in FOLDER.glob("*.yaml")} | set(_theirs()))
 
 
+class UnknownPreset(RequestError):
+    """There is no preset of that name."""
+
+
 @cache
 def load_preset(name: str) -> Preset:
     """The preset of that name. RequestError: no such preset, a file that is none, or one that builds on itself."""
     if name not in names():
-        raise RequestError(f"unknown method {name!r}; {known(name, names())}")
+        raise UnknownPreset(f"unknown method {name!r}; {known(name, names())}")
     return _load(name, ())
 
 
