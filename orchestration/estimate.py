@@ -24,19 +24,19 @@ def estimate(plan: Plan, store: Store) -> dict[str, Any]:
     Seconds per epoch: the median over trials with the same network, images and batch; with the same objective, if any.
     """
     left = [
-        (step.planned.trial.model_dump(mode="json"), step.epochs_left - step.adopted)
+        (kind_of(step.planned.trial.model_dump(mode="json")), step.epochs_left - step.adopted)
         for step in plan.steps
         if step.epochs_left
     ]
     epochs = sum(count for _, count in left)
     measured = _measured(store) if left else []
+    typical = {kind: _typical(kind, measured) for kind in dict.fromkeys(kind for kind, _ in left)}
     total = 0.0
-    for settings, count in left:
-        alike = [seconds for other, seconds in measured if kind_of(other)[1:] == kind_of(settings)[1:]]
-        same = [seconds for other, seconds in measured if kind_of(other) == kind_of(settings)]
-        if not alike:
+    for kind, count in left:
+        seconds = typical[kind]
+        if seconds is None:
             return {"epochs_left": epochs, "seconds": None, "measured_on": 0}
-        total += count * statistics.median(same or alike)
+        total += count * seconds
     return {"epochs_left": epochs, "seconds": total if left else 0.0, "measured_on": len(measured)}
 
 
@@ -55,10 +55,11 @@ def remaining(
         if one["status"] in ("running", "partial", "missing") and one["epochs"] > one["epoch"]
     ]
     epochs = sum(count for _, _, count in left)
-    trained = [(kind_of(settings), seconds) for settings, seconds in _measured(store)] if left else []
+    trained = _measured(store) if left else []
+    typical = {kind: _typical(kind, trained) for kind in dict.fromkeys(kind for kind, _, _ in left)}
     costs = []
     for kind, identity, count in left:
-        seconds = seconds_per_epoch(store.folder(identity)) or _typical(kind, trained)
+        seconds = seconds_per_epoch(store.folder(identity)) or typical[kind]
         if seconds is None:
             return {"epochs": epochs, "seconds": None, "at_once": at_once}
         costs.append(count * seconds)
@@ -83,8 +84,8 @@ def seconds_per_epoch(folder: TrialFolder) -> float | None:
     return statistics.fmean(seconds) if seconds else None
 
 
-def _measured(store: Store) -> list[tuple[dict[str, Any], float]]:
-    """(settings, seconds per epoch) of trained trials."""
+def _measured(store: Store) -> list[tuple[Kind, float]]:
+    """(kind, seconds per epoch) of trained trials."""
     found = []
     for identity in store.trials()[:MOST]:
         folder = store.folder(identity)
@@ -93,7 +94,7 @@ def _measured(store: Store) -> list[tuple[dict[str, Any], float]]:
         except RequestError:
             continue  # a damaged folder tells nothing
         if settings is not None and seconds is not None:
-            found.append((settings, seconds))
+            found.append((kind_of(settings), seconds))
     return found
 
 

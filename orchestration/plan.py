@@ -184,12 +184,13 @@ def examine(planned: Planned, store: str | Path) -> Step:
     if lost:
         raise RequestError(lost)
     absent = _absent_average(planned, folder)
-    done = folder.epochs_done()
-    if absent is not None and (done or folder.is_done()):
+    is_done = folder.is_done()
+    done = epochs if is_done else folder.epochs_done()  # the journal of a trained trial need not be read again
+    if absent is not None and (done or is_done):
         return Step(
             planned, "partial", f"average '{absent}' was not kept, trains again", epochs, evaluations, True
         )
-    if not folder.is_done():
+    if not is_done:
         return Step(planned, "partial", f"{done} of {epochs} epochs trained", epochs - done, evaluations)
     left = tuple(one for one in evaluations if not _has(folder, planned, one))
     gone = sorted(folder.pruned() & {one.weights for one in left}) if left else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +33,12 @@ from orchestration.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from orchestration.plan import Plan
+    from orchestration.plan import Plan, Step
     from orchestration.runner import Outcome
 
 NEXT = 5  # trials that `ham status` names as next
+ALL_ROWS = 200  # trials of a sweep that `ham plan` lists without being asked to; of a larger one only what needs something
+MOST_ROWS = 50  # and of that so many
 
 
 def register(app: typer.Typer) -> None:
@@ -101,6 +104,9 @@ def plan(
     store: StoreFlag = DEFAULT_STORE,
     as_json: JsonFlag = False,
     origins: Annotated[bool, typer.Option("--origins", help="Print where each value came from.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"List every trial, also of a sweep with more than {ALL_ROWS}.")
+    ] = False,
 ) -> None:
     """Show which trials are done, half done or missing, why, and what the missing ones will cost."""
     from orchestration.disk import estimate_bytes
@@ -114,16 +120,35 @@ def plan(
     if as_json:
         emit(made.to_json(origins) | {"estimate": cost})
         return
+    steps, rest = (made.steps, "") if every else _worth_listing(made)
     rows = [
         (step.status, f"{step.planned.row} seed={step.planned.seed}", step.planned.fingerprint[:10], step.why)
-        for step in made.steps
+        for step in steps
     ]
-    grid(("status", "trial", "fingerprint", "why"), rows, title=made.sweep.name)
+    if rows:
+        grid(("status", "trial", "fingerprint", "why"), rows, title=made.sweep.name)
+    if rest:
+        print(rest)
     print(_headline(made, cost))
     if origins:
-        for step in made.steps:
+        for step in steps:
             print(f"\n{step.planned.row} seed={step.planned.seed}")
             grid(("setting", "from"), list(step.planned.origins.items()))
+
+
+def _worth_listing(made: Plan) -> tuple[Sequence[Step], str]:
+    """The steps of a plan that are shown, and a sentence about the others: a small plan's are all shown.
+
+    Of a large one those that need something, what is begun first: nobody reads ten thousand lines that say `complete`.
+    """
+    if len(made.steps) <= ALL_ROWS:
+        return made.steps, ""
+    todo = sorted(made.todo, key=lambda step: step.status == "missing")
+    shown = todo[:MOST_ROWS]
+    more = len(todo) - len(shown)
+    hidden = [f"{more} more that need something"] if more else []
+    hidden += [f"{made.summary['done']} that are done"] if made.summary["done"] else []
+    return shown, f"not listed: {' and '.join(hidden)}; --all lists every trial, --json too" if hidden else ""
 
 
 def _headline(made: Plan, cost: dict[str, Any]) -> str:
