@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ham_core.protocol import evaluation_fingerprint
+from ham_core.protocol import identity_of_evaluation
 from orchestration.tracking import run_name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def results_of(jobs: Sequence[Job], store: Store) -> list[dict[str, Any]]:
     """The stored results of the jobs' evaluations, sorted by name, weights and attack."""
     rows = []
     for job in jobs:
-        wanted = {evaluation_fingerprint(job.trial, one) for one in job.evaluations}
+        wanted = {identity_of_evaluation(job.fingerprint, job.trial, one) for one in job.evaluations}
         for record in store.folder(job.fingerprint).evaluations():
             if record["fingerprint"] in wanted:
                 row = {"trial": job.fingerprint, "name": run_name(job)} | {key: record[key] for key in KEYS}

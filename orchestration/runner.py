@@ -89,7 +89,7 @@ def run_sweep(
     )
     if jobs:
         _run(jobs, store, recorder, resources, console, outcome)
-    remember(sweep, store, recorder.failures)
+        remember(sweep, store, recorder.failures)
     recorder.finish(interrupted=outcome.interrupted)
     outcome.tracking = recorder.problem
     return outcome

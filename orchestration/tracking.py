@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ham_core.config import Trial, fingerprint, flatten
 from ham_core.folder import TrialFolder, read_json
 from ham_core.metrics import STATISTICS
-from ham_core.protocol import Evaluation, evaluation_fingerprint
+from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import label_of, needs_of, sources_of
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 MEMBERSHIP = "sweep."  # + sweep name: the tag of every trial that belongs to it
 BATCH = 1000  # metrics that MLflow takes in one call
+SUMMED_UP = ("best/", "last/")  # a sweep's parent shows the highest accuracies of these weights
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -346,18 +347,25 @@ class _Synced:
 
 @dataclass
 class _Record:
-    """The run of one trial, as last seen or written by this process."""
+    """The run of one trial, as last seen or written by this process.
+
+    params, metrics: None where they are in the database and were not read, since nobody has asked for them.
+    """
 
     run_id: str
     experiment_id: str
     status: str
     tags: dict[str, str]
-    params: set[str]
-    metrics: dict[str, float]
+    params: set[str] | None
+    metrics: dict[str, float] | None
 
 
 class Tracker:
-    """Writes trial folders into MLflow. One process writes; any method may raise what MLflow raises."""
+    """Writes trial folders into MLflow; any method may raise what MLflow raises.
+
+    Several processes may write at once, also the same trial: its run is made by one of them, and a point that two log is
+    stored once.
+    """
 
     def __init__(self, uri: str, store: str | Path) -> None:
         self.uri, self.store = uri, Path(store).resolve()
@@ -367,8 +375,8 @@ class Tracker:
         self._experiment_ids = {name: key for key, name in _experiments(self._client).items()}
         self._records: dict[str, _Record] = {}
         self._parents: dict[str, str] = {}  # experiment id -> run id of the sweep's parent
-        for run in _search(self._client, list(self._experiment_ids.values()), "tags.kind = 'trial'"):
-            self._remember(run)
+        for record in _trial_records(self._client, list(self._experiment_ids.values())):
+            self._remember(record)
 
     # sweep ---------------------------------------------------------------------------------------------------------
 
@@ -400,18 +408,30 @@ class Tracker:
                 if record.experiment_id == experiment and record.status == "FINISHED" and key in record.tags
             ]
             known = self._client.get_run(parent).data.metrics
-            best = {name: value for name, value in _best(members).items() if known.get(name) != value}
+            best = _best(self._accuracies(members))
+            best = {name: value for name, value in best.items() if known.get(name) != value}
             self._log(parent, [(name, value, _now(), 0) for name, value in best.items()])
             self._client.set_terminated(parent, status)
 
+    def _accuracies(self, members: Sequence[_Record]) -> Iterator[tuple[str, float]]:
+        """Metrics of these runs: all that this process has seen, of the others those that a sweep is summed up by."""
+        unread = [record.run_id for record in members if record.metrics is None]
+        if unread:
+            yield from _best_of_runs(self._client, unread)
+        for record in members:
+            yield from (record.metrics or {}).items()
+
     def _parent(self, name: str, experiment: str) -> str:
         quoted = name.replace("'", "")
-        found = _search(self._client, [experiment], f"tags.kind = 'sweep' and tags.sweep = '{quoted}'")
-        if found:
-            self._client.update_run(found[0].info.run_id, status="RUNNING")
-            return str(found[0].info.run_id)
-        run = self._client.create_run(experiment, tags={"kind": "sweep", "sweep": name}, run_name=name)
-        return str(run.info.run_id)
+        with _alone(self.uri, self.store):
+            found = _search(self._client, [experiment], f"tags.kind = 'sweep' and tags.sweep = '{quoted}'")
+            if not found:
+                run = self._client.create_run(
+                    experiment, tags={"kind": "sweep", "sweep": name}, run_name=name
+                )
+                return str(run.info.run_id)
+        self._client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)
 
     def _set_membership(self, name: str, planned: Sequence[Job]) -> None:
         key, jobs = f"{MEMBERSHIP}{name}", {job.fingerprint: job for job in planned}
@@ -420,8 +440,7 @@ class Tracker:
             if job is not None:
                 self._set_tags(record, self._place(job, record.experiment_id))
             elif key in record.tags:
-                self._client.delete_tag(record.run_id, key)
-                del record.tags[key]
+                self._delete_tag(record, key)
 
     def _place(self, job: Job, experiment: str) -> dict[str, str]:
         """The tags that nest a trial under the sweep and make it a member."""
@@ -445,7 +464,7 @@ class Tracker:
         A trial that is trained and has its planned evaluations is FINISHED.
         """
         done = folder.is_done()
-        wanted = [evaluation_fingerprint(job.trial, one) for one in job.evaluations]
+        wanted = [identity_of_evaluation(job.fingerprint, job.trial, one) for one in job.evaluations]
         if status is None and done and all(folder.has_evaluation(one) for one in wanted):
             status = "FINISHED"
         record = self._records.get(job.fingerprint)
@@ -463,7 +482,8 @@ class Tracker:
             self._artifacts(record, folder, synced)
             synced.artifacts = True
         self._log(record.run_id, points)
-        record.metrics |= {key: value for key, value, _, _ in points}
+        if record.metrics is not None:
+            record.metrics |= {key: value for key, value, _, _ in points}
         facts = read_json(folder.path / "done.json") if done else None
         self._set_tags(record, {"synced": synced.as_tag()} | (machine_tags(facts) if facts else {}))
         self._set_status(record, folder, status, failure)
@@ -505,18 +525,33 @@ class Tracker:
         }
         tags |= self._place(job, experiment)
         start = _milliseconds(journal[0]) if journal else _now()
-        run = self._client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(job))
+        with _alone(self.uri, self.store):  # another process may be about to make the same run
+            found = _search(self._client, [experiment], _of_trial(job.fingerprint))
+            if found:
+                return self._remember(_record(found[0]))
+            run = self._client.create_run(experiment, start_time=start, tags=tags, run_name=run_name(job))
         self._client.log_text(run.info.run_id, trial_yaml(job.trial), "trial.yaml")
-        return self._remember(run)
+        return self._remember(_record(run))
 
     def _add_params(self, record: _Record, trial: Trial) -> None:
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
         wanted = {key: shown(value) for key, value in params_of(trial).items()}
-        missing = [Param(key, value) for key, value in wanted.items() if key not in record.params]
-        for first in range(0, len(missing), 100):
-            self._client.log_batch(record.run_id, params=missing[first : first + 100])
-        record.params |= set(wanted)
+        for attempt in (1, 2):
+            if record.params is None:
+                record.params = set(self._client.get_run(record.run_id).data.params)
+            missing = [Param(key, value) for key, value in wanted.items() if key not in record.params]
+            try:
+                for first in range(0, len(missing), 100):
+                    self._client.log_batch(record.run_id, params=missing[first : first + 100])
+            except MlflowException:  # so it is where two processes add the same ones at the same moment
+                if attempt == 2:
+                    raise
+                record.params = None
+            else:
+                record.params |= set(wanted)
+                break
 
     def _epochs(self, folder: TrialFolder, synced: _Synced) -> list[Point]:
         """Points of the epochs that are not logged yet."""
@@ -576,8 +611,7 @@ class Tracker:
         if failure:
             self._set_tags(record, {"failure": failure[:500]})
         elif "failure" in record.tags and status not in (None, "FAILED"):
-            self._client.delete_tag(record.run_id, "failure")
-            del record.tags["failure"]
+            self._delete_tag(record, "failure")
         if status is None or status == record.status:
             return
         if status == "RUNNING":
@@ -593,18 +627,16 @@ class Tracker:
             place = None
             if database_file(self.uri) is not None:  # a server chooses its own place
                 place = (self.store / "artifacts" / re.sub(r"[^A-Za-z0-9_.-]", "_", label)).as_uri()
-            self._experiment_ids[label] = self._client.create_experiment(label, artifact_location=place)
+            with _alone(self.uri, self.store):
+                found = self._client.get_experiment_by_name(label)  # of a process that was quicker
+                self._experiment_ids[label] = (
+                    found.experiment_id
+                    if found is not None
+                    else self._client.create_experiment(label, artifact_location=place)
+                )
         return self._experiment_ids[label]
 
-    def _remember(self, run: Any) -> _Record:
-        record = _Record(
-            run.info.run_id,
-            run.info.experiment_id,
-            run.info.status,
-            dict(run.data.tags),
-            set(run.data.params),
-            dict(run.data.metrics),
-        )
+    def _remember(self, record: _Record) -> _Record:
         identity = record.tags["fingerprint"]
         known = self._records.get(identity)
         if known is None or (record.status == "FINISHED" and known.status != "FINISHED"):
@@ -621,6 +653,16 @@ class Tracker:
         ]
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[first : first + BATCH])
+
+    def _delete_tag(self, record: _Record, key: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_tag(record.run_id, key)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was quicker
+                raise
+        del record.tags[key]
 
     def _set_tags(self, record: _Record, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -712,14 +754,79 @@ def one_per_name(records: Iterable[dict[str, Any]], wanted: Sequence[str]) -> di
     return chosen
 
 
-def _best(members: Iterable[_Record]) -> dict[str, float]:
+def _best(metrics: Iterable[tuple[str, float]]) -> dict[str, float]:
     """`best/pgd20/avg` -> its highest value over the trials, likewise `worst`."""
     best: dict[str, float] = {}
-    for record in members:
-        for key, value in record.metrics.items():
-            if re.match(r"(best|last)/", key) and key.rpartition("/")[2] in STATISTICS[:2]:
-                best[key] = max(value, best.get(key, value))
+    for key, value in metrics:
+        if key.startswith(SUMMED_UP) and key.rpartition("/")[2] in STATISTICS[:2]:
+            best[key] = max(value, best.get(key, value))
     return best
+
+
+def _record(run: Any) -> _Record:
+    """A run as MLflow's own search gives it."""
+    return _Record(
+        run.info.run_id,
+        run.info.experiment_id,
+        run.info.status,
+        dict(run.data.tags),
+        set(run.data.params),
+        dict(run.data.metrics),
+    )
+
+
+def _of_trial(identity: str) -> str:
+    """The search for the run of one trial."""
+    return f"tags.kind = 'trial' and tags.fingerprint = '{identity}'"
+
+
+def _trial_records(client: MlflowClient, experiments: Sequence[str]) -> list[_Record]:
+    """The active runs of all trials, oldest first.
+
+    Of a database only the tags are read, which say how much of a folder its run holds: a thousand runs have 150,000 values,
+    and MLflow's own search builds an object of each. A server has no other question than that search.
+    """
+    store = client._tracking_client.store
+    if not hasattr(store, "ManagedSessionMaker"):
+        return [_record(run) for run in _search(client, experiments, "tags.kind = 'trial'")]
+    from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
+    from sqlalchemy import select
+
+    trials = (
+        select(SqlRun.run_uuid)
+        .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
+        .where(SqlTag.key == "kind", SqlTag.value == "trial", SqlRun.lifecycle_stage == "active")
+    )
+    runs = select(SqlRun.run_uuid, SqlRun.experiment_id, SqlRun.status).order_by(SqlRun.start_time)
+    tags: dict[str, dict[str, str]] = {}
+    with store.ManagedSessionMaker() as session:
+        of_trials = SqlTag.run_uuid.in_(trials)
+        for run_id, key, value in session.execute(
+            select(SqlTag.run_uuid, SqlTag.key, SqlTag.value).where(of_trials)
+        ):
+            tags.setdefault(run_id, {})[key] = value
+        return [
+            _Record(run_id, str(experiment), status, tags[run_id], None, None)
+            for run_id, experiment, status in session.execute(runs)
+            if run_id in tags and str(experiment) in experiments
+        ]
+
+
+def _best_of_runs(client: MlflowClient, run_ids: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """(metric, highest value over these runs) of a database, as far as sweeps are summed up by it."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric
+    from sqlalchemy import func, or_, select
+
+    ends = [f"{start}%/{statistic}" for start in SUMMED_UP for statistic in STATISTICS[:2]]
+    highest = (
+        select(SqlLatestMetric.key, func.max(SqlLatestMetric.value))
+        .where(or_(*(SqlLatestMetric.key.like(end) for end in ends)))
+        .group_by(SqlLatestMetric.key)
+    )
+    with client._tracking_client.store.ManagedSessionMaker() as session:
+        for first in range(0, len(run_ids), 500):  # databases bound the length of a list
+            chunk = run_ids[first : first + 500]
+            yield from map(tuple, session.execute(highest.where(SqlLatestMetric.run_uuid.in_(chunk))))
 
 
 def _write_confusion(target: Path, evaluation: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -773,9 +880,8 @@ def _open(uri: str, store: Path) -> MlflowClient:
     file = database_file(uri)
     if file is None:
         return client_of(uri)
-    with _alone(store):
+    with _alone(uri, store):
         fresh = not file.exists()
-        file.parent.mkdir(parents=True, exist_ok=True)
         client = client_of(uri)
         client.search_experiments(max_results=1)
         if fresh:
@@ -785,11 +891,14 @@ def _open(uri: str, store: Path) -> MlflowClient:
 
 
 @contextlib.contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """One process at a time: MLflow's migrations do not survive company."""
-    store.mkdir(parents=True, exist_ok=True)
-    with open(store / ".mlflow.lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _alone(uri: str, store: Path) -> Iterator[None]:
+    """One process at a time, beside the database, else in the store: MLflow's migrations do not survive company, and what
+    two processes look for and do not find, both would make."""
+    file = database_file(uri)
+    place = store if file is None else file.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / ".mlflow.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
