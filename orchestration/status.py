@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
-from ham_core.protocol import evaluation_fingerprint
+from ham_core.protocol import identity_of_evaluation
 from orchestration.estimate import kind_of, remaining
 from orchestration.store import Store
 from orchestration.sweep import plan_records
@@ -34,7 +34,9 @@ def remember(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> None:
         | {
             "name": run_name(one),
             "epochs": one.trial.epochs,
-            "evaluations": [evaluation_fingerprint(one.trial, wanted) for wanted in one.evaluations],
+            "evaluations": [
+                identity_of_evaluation(one.fingerprint, one.trial, wanted) for wanted in one.evaluations
+            ],
             "failure": failures.get(one.fingerprint, ""),
             "kind": kind_of(one.trial.model_dump(mode="json")),
         }
@@ -83,7 +85,11 @@ def recorded_sweep(store: Store, name: str) -> dict[str, Any]:
 
 def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
     trials = [_trial(store, one) for one in recorded["trials"]]
-    untrained = [one for one in recorded["trials"] if not store.folder(one["fingerprint"]).is_done()]
+    untrained = [
+        one
+        for one, trial in zip(recorded["trials"], trials, strict=True)
+        if trial["status"] != "done" and not store.folder(one["fingerprint"]).is_done()
+    ]
     wanted = {need for one in untrained for need in one.get("needs", ())}
     for one, trial in zip(recorded["trials"], trials, strict=True):
         if (
@@ -103,7 +109,8 @@ def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
 
 def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
     folder = store.folder(planned["fingerprint"])
-    state, done = state_of(folder, planned), folder.epochs_done()
+    state = state_of(folder, planned)
+    done = planned["epochs"] if state == "done" else folder.epochs_done()  # its journal was found whole
     return {
         "fingerprint": planned["fingerprint"],
         "row": planned["name"],
