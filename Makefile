@@ -9,7 +9,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint sweep-digits sweep-cifar10 plan report tables ui bench mutants lock clean FORCE
+.PHONY: help demo test lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning mutants lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -79,6 +79,9 @@ ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
 
 bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (ARGS=)
 	@.venv/bin/python -m benchmarks.steps $(ARGS)
+
+bench-planning: $(STAMP) ## seconds and memory of ham plan and status with 10,000 trials, of ham sweep with 1,000 finished ones (ARGS=)
+	@.venv/bin/python -m benchmarks.planning $(ARGS)
 
 mutants: $(STAMP) ## flip signs and drop terms in the parts of methods: does a test fail each time? (ARGS="--most 300")
 	@.venv/bin/python -m tests.mutants $(ARGS)

@@ -1,0 +1,141 @@
+"""Seconds and memory of `ham plan`, `ham status` and a `ham sweep` that finds nothing to do, on stores full of trials.
+
+    python -m benchmarks.planning                                  # 10,000 trials planned, 1,000 swept: ten minutes
+    python -m benchmarks.planning --trials 1000 --swept 100        # a minute
+
+Both stores are made first (benchmarks/finished.py), which is not measured; of the planned one every hundredth trial is
+missing. The first `ham sweep` writes the record of every trial into MLflow and is reported apart. Then each command runs so
+many times, each time as a process of its own, imports and all. Memory: the most that the process had resident (ru_maxrss).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.finished import METHODS, finish, write_sweep
+from benchmarks.steps import bounded, processor
+from orchestration.sweep import load_sweep
+
+SEEDS = 5
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One command. `seconds`: by the clock; `cpu_seconds`: user and system; `mebibytes`: most memory."""
+
+    seconds: float
+    cpu_seconds: float
+    mebibytes: float
+
+
+def run(*arguments: object) -> Cost:
+    """What `ham ARGUMENTS` costs. RuntimeError: it failed."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestration.cli", *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(said.read().decode())
+    kibibytes = used.ru_maxrss / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes
+    return Cost(time.perf_counter() - start, used.ru_utime + used.ru_stime, kibibytes / 1024)
+
+
+def prepare(folder: Path, trials: int, epochs: int, every: int | None) -> tuple[Path, Path]:
+    """(sweep file, store) of so many finished trials, without every `every`-th."""
+    path = write_sweep(folder / "many.yaml", trials, seeds=SEEDS, epochs=epochs)
+    sweep = load_sweep(path)
+    missing = {one.fingerprint for one in sweep.trials[every // 2 :: every]} if every else set()
+    finish(sweep, folder / "store", missing=missing)
+    return path, folder / "store"
+
+
+def report(name: str, trials: int, costs: list[Cost]) -> dict[str, object]:
+    """Print one row of the table."""
+    seconds = [cost.seconds for cost in costs]
+    cpu = statistics.median(cost.cpu_seconds for cost in costs)
+    memory = max(cost.mebibytes for cost in costs)
+    times = "".join(f"{one:>9.2f} s" for one in (statistics.median(seconds), min(seconds), max(seconds), cpu))
+    print(f"{name:24}{trials:>7}{len(costs):>4}{times}{memory:>9.0f} MiB", flush=True)
+    return {"command": name, "trials": trials, "costs": [asdict(cost) for cost in costs]}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/planning.py", description=str(__doc__).partition("\n")[0]
+    )
+    step = METHODS * SEEDS
+    parser.add_argument(
+        "--trials", type=bounded(int, step), default=10_000, help=f"planned; a multiple of {step}"
+    )
+    parser.add_argument(
+        "--swept", type=bounded(int, step), default=1000, help=f"swept and recorded; a multiple of {step}"
+    )
+    parser.add_argument("--epochs", type=bounded(int, 4), default=12, help="of each trial; default 12")
+    parser.add_argument(
+        "--repeats", type=bounded(int, 1), default=5, help="n, runs of each command; default 5"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the stores, measure, print a table, write the file that was asked for."""
+    arguments = parse(argv)
+    about = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
+    print("  ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"epochs {arguments.epochs}  seeds {SEEDS}\n")
+    print(
+        f"{'command':24}{'trials':>7}{'n':>4}{'median':>11}{'fastest':>11}{'slowest':>11}{'CPU':>11}{'memory':>13}"
+    )
+    repeats = range(arguments.repeats)
+    with tempfile.TemporaryDirectory() as place:
+        path, store = prepare(Path(place, "swept"), arguments.swept, arguments.epochs, None)
+        swept = ("sweep", path, "--store", store)
+        results = [report("ham sweep, first record", arguments.swept, [run(*swept)])]
+        results.append(report("ham sweep, nothing to do", arguments.swept, [run(*swept) for _ in repeats]))
+        path, store = prepare(Path(place, "planned"), arguments.trials, arguments.epochs, 100)
+        plan = ("plan", path, "--store", store)
+        results.append(report("ham plan", arguments.trials, [run(*plan) for _ in repeats]))
+        results.append(report("ham plan --json", arguments.trials, [run(*plan, "--json") for _ in repeats]))
+        _started(path, store)
+        status = ("status", "--store", store)
+        results.append(report("ham status", arguments.trials, [run(*status) for _ in repeats]))
+    if arguments.json:
+        everything = {"machine": about, "epochs": arguments.epochs, "results": results}
+        arguments.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _started(path: Path, store: Path) -> None:
+    """What the driver of the sweep leaves behind when it starts, without starting it."""
+    from orchestration.status import remember
+    from orchestration.store import Store
+
+    remember(load_sweep(path), Store(store), {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
