@@ -185,7 +185,8 @@ def examine(planned: Planned, store: str | Path) -> Step:
         raise RequestError(lost)
     absent = _absent_average(planned, folder)
     is_done = folder.is_done()
-    done = epochs if is_done else folder.epochs_done()  # the journal of a trained trial need not be read again
+    # The journal of a trained trial was found whole, and need not be read again.
+    done = epochs if is_done else folder.epochs_done()
     if absent is not None and (done or is_done):
         return Step(
             planned, "partial", f"average '{absent}' was not kept, trains again", epochs, evaluations, True

@@ -528,9 +528,9 @@ def test_the_methods_of_a_sweep_differ_in_nothing_but_the_method(name: str) -> N
 def test_a_thousand_trials_expand_in_a_second(write: Any) -> None:
     text = PLAIN + "grid: {epsilon: [%s], batch_size: [%s]}\nseeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     path = write(text % (", ".join(f"0.{n}" for n in range(10, 20)), ", ".join(map(str, range(1, 11)))))
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(load_sweep(path).trials) == 1000
-    assert time.perf_counter() - started < 1.0  # ten thousand in ten seconds
+    assert time.process_time() - started < 1.0  # of the processor; ten thousand in ten seconds
 
 
 def test_expanding_and_planning_import_nothing_heavy(tmp_path: Path) -> None:
