@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,30 +31,36 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Cost:
-    """One command. `seconds`: by the clock; `cpu_seconds`: user and system; `mebibytes`: most memory."""
+    """One command. `seconds`: by the clock; `cpu_seconds`: user and system; `mebibytes`: its most memory."""
 
     seconds: float
     cpu_seconds: float
     mebibytes: float
 
 
+# Runs a command and prints its cost. A process of its own, since Linux counts the memory of whoever started a process as
+# that process's, and this one has PyTorch in it.
+MEASURE = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+cost = (time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / unit)
+print(json.dumps(cost))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def run(*arguments: object) -> Cost:
-    """What `ham ARGUMENTS` costs. RuntimeError: it failed."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestration.cli", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise RuntimeError(said.read().decode())
-    kibibytes = used.ru_maxrss / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes
-    return Cost(time.perf_counter() - start, used.ru_utime + used.ru_stime, kibibytes / 1024)
+    """What `ham ARGUMENTS` costs. CalledProcessError: it failed."""
+    said = subprocess.run(
+        [sys.executable, "-c", MEASURE, sys.executable, "-m", "orchestration.cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return Cost(*json.loads(said.stdout))
 
 
 def prepare(folder: Path, trials: int, epochs: int, every: int | None) -> tuple[Path, Path]:

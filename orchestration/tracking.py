@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import math
+import operator
 import os
 import re
 import sqlite3
@@ -417,7 +419,7 @@ class Tracker:
         """Metrics of these runs: all that this process has seen, of the others those that a sweep is summed up by."""
         unread = [record.run_id for record in members if record.metrics is None]
         if unread:
-            yield from _best_of_runs(self._client, unread)
+            yield from _accuracies_of_runs(self._client, unread)
         for record in members:
             yield from (record.metrics or {}).items()
 
@@ -790,43 +792,36 @@ def _trial_records(client: MlflowClient, experiments: Sequence[str]) -> list[_Re
     if not hasattr(store, "ManagedSessionMaker"):
         return [_record(run) for run in _search(client, experiments, "tags.kind = 'trial'")]
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
-    from sqlalchemy import select
 
-    trials = (
-        select(SqlRun.run_uuid)
-        .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-        .where(SqlTag.key == "kind", SqlTag.value == "trial", SqlRun.lifecycle_stage == "active")
-    )
-    runs = select(SqlRun.run_uuid, SqlRun.experiment_id, SqlRun.status).order_by(SqlRun.start_time)
     tags: dict[str, dict[str, str]] = {}
     with store.ManagedSessionMaker() as session:
-        of_trials = SqlTag.run_uuid.in_(trials)
-        for run_id, key, value in session.execute(
-            select(SqlTag.run_uuid, SqlTag.key, SqlTag.value).where(of_trials)
-        ):
+        trials = session.query(SqlTag.run_uuid).filter(SqlTag.key == "kind", SqlTag.value == "trial")
+        of_trials = session.query(SqlTag.run_uuid, SqlTag.key, SqlTag.value).filter(
+            SqlTag.run_uuid.in_(trials)
+        )
+        for run_id, key, value in of_trials:
             tags.setdefault(run_id, {})[key] = value
+        runs = session.query(SqlRun.run_uuid, SqlRun.experiment_id, SqlRun.status)
         return [
             _Record(run_id, str(experiment), status, tags[run_id], None, None)
-            for run_id, experiment, status in session.execute(runs)
+            for run_id, experiment, status in runs.filter(SqlRun.lifecycle_stage == "active").order_by(
+                SqlRun.start_time
+            )
             if run_id in tags and str(experiment) in experiments
         ]
 
 
-def _best_of_runs(client: MlflowClient, run_ids: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """(metric, highest value over these runs) of a database, as far as sweeps are summed up by it."""
+def _accuracies_of_runs(client: MlflowClient, run_ids: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """(metric, value) of these runs of a database, as far as sweeps are summed up by it."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric
-    from sqlalchemy import func, or_, select
 
-    ends = [f"{start}%/{statistic}" for start in SUMMED_UP for statistic in STATISTICS[:2]]
-    highest = (
-        select(SqlLatestMetric.key, func.max(SqlLatestMetric.value))
-        .where(or_(*(SqlLatestMetric.key.like(end) for end in ends)))
-        .group_by(SqlLatestMetric.key)
-    )
+    key = SqlLatestMetric.key
+    ends = [key.like(f"{start}%/{statistic}") for start in SUMMED_UP for statistic in STATISTICS[:2]]
+    wanted = functools.reduce(operator.or_, ends)
     with client._tracking_client.store.ManagedSessionMaker() as session:
         for first in range(0, len(run_ids), 500):  # databases bound the length of a list
-            chunk = run_ids[first : first + 500]
-            yield from map(tuple, session.execute(highest.where(SqlLatestMetric.run_uuid.in_(chunk))))
+            chunk = SqlLatestMetric.run_uuid.in_(run_ids[first : first + 500])
+            yield from map(tuple, session.query(key, SqlLatestMetric.value).filter(chunk, wanted))
 
 
 def _write_confusion(target: Path, evaluation: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

@@ -280,5 +280,5 @@ def test_the_highest_accuracies_are_the_same_read_from_the_database_as_from_the_
     assert len(runs) == MANY
     from_runs = tracking._best(item for run in runs for item in run.metrics.items())
     ids = [run.run_id for run in runs]
-    assert from_runs == tracking._best(tracking._best_of_runs(tracking.client_of(uri), ids))
+    assert from_runs == tracking._best(tracking._accuracies_of_runs(tracking.client_of(uri), ids))
     assert set(from_runs) == {"last/clean/avg", "last/clean/worst"}
