@@ -184,14 +184,13 @@ def examine(planned: Planned, store: str | Path) -> Step:
     if lost:
         raise RequestError(lost)
     absent = _absent_average(planned, folder)
-    is_done = folder.is_done()
-    # The journal of a trained trial was found whole, and need not be read again.
-    done = epochs if is_done else folder.epochs_done()
-    if absent is not None and (done or is_done):
+    trained = folder.is_done()
+    done = epochs if trained else folder.epochs_done()  # a long journal takes long to read
+    if absent is not None and done:
         return Step(
             planned, "partial", f"average '{absent}' was not kept, trains again", epochs, evaluations, True
         )
-    if not is_done:
+    if not trained:
         return Step(planned, "partial", f"{done} of {epochs} epochs trained", epochs - done, evaluations)
     left = tuple(one for one in evaluations if not _has(folder, planned, one))
     gone = sorted(folder.pruned() & {one.weights for one in left}) if left else []
