@@ -9,7 +9,6 @@ them. A digest covers exactly that, class numbers and file contents in order, an
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import TypeVar
 from ham_core.data.places import cache_folder, written
 from ham_core.data.source import Progress
 from ham_core.errors import RequestError
+from ham_core.seals import opened, sealed
 
 PARTS = ("train", "test")
 JPEG = frozenset({".jpg", ".jpeg"})
@@ -120,7 +120,7 @@ def content_digests(tree: Tree, progress: Progress | None = None) -> dict[str, s
     """sha256 of each part's class numbers and file contents. Reads every file once; then remembered until one changes."""
     memory = cache_folder() / "digests" / f"{tree.manifest}.json"
     try:
-        remembered = json.loads(memory.read_text())
+        remembered = opened(memory.read_bytes())
         return {part: str(remembered[part]) for part in PARTS}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # first time, or damaged: hash again
@@ -142,7 +142,7 @@ def content_digests(tree: Tree, progress: Progress | None = None) -> dict[str, s
         digests[part] = whole.hexdigest()
     try:
         with written(memory) as temporary:
-            temporary.write_text(json.dumps(digests))
+            temporary.write_bytes(sealed(digests))
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
     return digests
