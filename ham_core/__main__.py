@@ -324,6 +324,8 @@ def run_one(one: Work, deadline: float | None) -> int:
                 _say(one, f"{event.name}  {_numbers(metrics, event.name)}")
             elif event.kind == "trained":
                 _say(one, f"trained: {folder.path}")
+            elif event.kind == "recovered":
+                _say(one, event.name)
             else:
                 _say(
                     one, f"stopped at epoch {folder.epochs_done()}/{trial.epochs}; the same command continues"

@@ -33,7 +33,7 @@ from ham_core import doubts
 from ham_core.data.augment import to_float
 from ham_core.data.split import Split
 from ham_core.errors import RequestError
-from ham_core.folder import write_atomically
+from ham_core.folder import is_whole, write_atomically
 from ham_core.protocol import ENSEMBLE, QUERIES, EvaluationAttack
 
 TARGETS = 9  # classes that a targeted part goes for, at most
@@ -231,7 +231,7 @@ def _write(path: Path, state: State) -> None:
 
 def _read(path: Path | None, label: np.ndarray, parts: int) -> State | None:
     """The state of a run that was stopped; None where there is none, or one that is damaged: then the run begins again."""
-    if path is None or not path.exists():
+    if path is None or not is_whole(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -2,7 +2,9 @@
 
     trial.json             resolved settings                       written first
     weights/<name>.pt      best, best_sum, best_worst, last, and the same of each average (best_ema)
-    checkpoint.pt          model, optimiser, averages, calibration, best scores: enough for a bit-exact continuation
+    checkpoint.pt          model, optimiser, averages, calibration, best scores, records of all epochs: enough for a bit-exact
+                           continuation, and for a new journal
+    checkpoint.previous.pt the one of the epoch before, while the trial trains
     journal.jsonl          one fsynced JSON line per epoch, appended after the checkpoint of that epoch
     done.json              training is complete                     written last
     evaluations/<fingerprint>.{json,npz}   one attack on one set of weights, with its per-image predictions
@@ -10,25 +12,35 @@
 
 Every file but the journal appears by atomic rename; a torn last line of the journal is dropped. Reads need no torch.
 A trial store is a folder of such folders, named by fingerprint.
+
+Damage shows: JSON has a checksum (ham_core/seals.py), tensors have those of their zip file, an evaluation's record has the
+size and SHA-256 of its arrays. Who only looks (plans, status) reads small files and compares the sizes of large ones; who
+uses a file reads all of its checksums. What then goes on is ham_core/recovery.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import io
-import json
 import os
+import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ham_core.config import Trial, fingerprint
 from ham_core.errors import BusyError, RequestError
 from ham_core.protocol import split_weights
+from ham_core.seals import is_sealed, opened, sealed
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a system says where there is no room for a file
+ARRAYS = re.compile(rb'"arrays_bytes": (\d+),\s+"arrays_sha256"')
 
 
 class TrialFolder:
@@ -54,8 +66,19 @@ class TrialFolder:
 
     def settings(self) -> dict[str, Any] | None:
         """The recorded settings, or None where the trial was never started."""
-        found = read_json(self.path / "trial.json")
-        return None if found is None else dict(found["trial"])
+        path = self.path / "trial.json"
+        found = read_json(path)
+        if found is None:
+            return None
+        if not isinstance(found.get("trial"), dict):
+            raise RequestError(damaged(path))
+        named = found.get("fingerprint", self.path.name)
+        if named != self.path.name and _is_fingerprint(self.path.name):
+            raise RequestError(
+                f"{path}: describes the trial {str(named)[:10]}..., not the one the folder is named after; it was changed, or "
+                f"made by another version; delete the folder {self.path} to train this trial again"
+            )
+        return dict(found["trial"])
 
     def trial(self) -> Trial:
         """The recorded trial."""
@@ -74,30 +97,59 @@ class TrialFolder:
     # journal -------------------------------------------------------------------------------------------------------
 
     def journal(self) -> list[dict[str, Any]]:
-        """One record per epoch, in order, each epoch once. A torn last line is not a record."""
-        return _records(self.path / "journal.jsonl")[0]
+        """One record per epoch, in order, each epoch once. A torn last line is not a record.
+
+        RequestError: the training is complete, so that nothing can be torn, and lines are missing or damaged.
+        """
+        records, _ = _records(self._journal)
+        finished = self._finished()
+        if finished is not None and len(records) != finished.get("epochs"):
+            raise RequestError(self._lost(len(records), finished))
+        return records
 
     def epochs_done(self) -> int:
-        """How many epochs are recorded."""
-        return len(self.journal())
+        """How many epochs are recorded, up to the first damaged line."""
+        return len(_records(self._journal)[0])
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record of the next epoch, fsynced; an epoch that is recorded already stays as it is."""
-        path = self.path / "journal.jsonl"
-        records, good_bytes = _records(path)
+        records, good_bytes = _records(self._journal)
         if record["epoch"] < len(records):
             return
-        with open(path, "ab") as file:
+        line = sealed(record)
+        with _room_for(self._journal), open(self._journal, "ab") as file:
             file.truncate(good_bytes)
-            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):  # half a line would be dropped by the next reader, too
+                    file.truncate(good_bytes)
+                raise
+
+    def rewrite_journal(self, records: Iterable[dict[str, Any]]) -> bool:
+        """Let the journal hold exactly these records -> whether it did not."""
+        content = b"".join(map(sealed, records))
+        if self._journal.exists() and self._journal.read_bytes() == content:
+            return False
+        write_atomically(self._journal, lambda file: file.write(content))
+        return True
+
+    @property
+    def _journal(self) -> Path:
+        return self.path / "journal.jsonl"
 
     # training state ------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
-        save_tensors(self.path / "checkpoint.pt", state)
+        """Replace the checkpoint. The one before stays beside it, under another name and without being written again."""
+        save_tensors(self.path / "checkpoint.pt", state, keep=self.path / "checkpoint.previous.pt")
+
+    def checkpoints(self) -> list[Path]:
+        """The files of kept training states, the last epoch's first."""
+        names = ("checkpoint.pt", "checkpoint.previous.pt")
+        return [path for path in (self.path / name for name in names) if path.exists()]
 
     def checkpoint(self, device: str = "cpu") -> dict[str, Any] | None:
         """The last checkpoint, or None."""
@@ -114,9 +166,10 @@ class TrialFolder:
         path = self.path / "weights" / f"{name}.pt"
         if not path.exists():
             kept = ", ".join(self.weight_names()) or "none yet"
-            raise RequestError(f"{path}: these weights were not kept; kept: {kept}")
-        if not _is_whole(path):  # torch itself would not notice a changed number
-            raise RequestError(unreadable(path))
+            raise RequestError(
+                f"{path}: these weights were not kept; kept: {kept}; where they are needed, delete the folder {self.path} to "
+                "train this trial again"
+            )
         return load_tensors(path, device)
 
     def weight_names(self) -> list[str]:
@@ -124,16 +177,24 @@ class TrialFolder:
         return sorted(path.stem for path in (self.path / "weights").glob("*.pt"))
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Mark the training as complete."""
-        write_json(self.path / "done.json", record)
+        """Mark the training as complete. The record also gets the journal's size, which tells cheaply that it is whole."""
+        (self.path / "checkpoint.previous.pt").unlink(missing_ok=True)
+        size = {"journal_bytes": self._journal.stat().st_size} if self._journal.exists() else {}
+        write_json(self.path / "done.json", {**record, **size})
 
     def is_done(self) -> bool:
-        """Whether the training is complete."""
-        return (self.path / "done.json").exists()
+        """Whether the training is complete. A damaged mark is none: the last checkpoint says the same."""
+        return self._finished() is not None
+
+    def _finished(self) -> dict[str, Any] | None:
+        try:
+            return read_json(self.path / "done.json")
+        except RequestError:
+            return None
 
     def prune(self, rules: Collection[str]) -> None:
         """Of a finished training keep the weights by these rules, and no checkpoint. What goes is written down first."""
-        done = read_json(self.path / "done.json") or {}
+        done = self._finished() or {}
         gone = [name for name in self.weight_names() if split_weights(name)[0] not in rules]
         if gone:
             self.finish(done | {"pruned": sorted({*done.get("pruned", ()), *gone})})
@@ -142,74 +203,131 @@ class TrialFolder:
 
     def pruned(self) -> frozenset[str]:
         """Names of weights that a finished training once had."""
-        return frozenset((read_json(self.path / "done.json") or {}).get("pruned", ()))
+        return frozenset((self._finished() or {}).get("pruned", ()))
 
     def reopen(self) -> None:
         """Forget all training results: the trial starts again from epoch 0. Evaluations of the old weights go too."""
-        for path in [self.path / "done.json", self.path / "checkpoint.pt", self.path / "journal.jsonl"]:
+        for path in [self.path / "done.json", *self.checkpoints(), self._journal]:
             path.unlink(missing_ok=True)
         for path in [*(self.path / "weights").glob("*.pt"), *(self.path / "evaluations").glob("*")]:
             path.unlink()
 
     def problems(self) -> list[str]:
-        """Files that a continuation would need and that cannot be read, or lack epochs, one sentence each."""
-        needed = [*(self.path / "weights").glob("*.pt")]
+        """Damage of a trained trial that nothing can mend, one sentence each. An unfinished one goes on, or begins again."""
         if not self.is_done():
-            needed += [path for path in [self.path / "checkpoint.pt"] if path.exists()]
-        broken = [unreadable(path) for path in sorted(needed) if not _is_whole(path)]
-        return broken + self.lost_epochs()
+            return []
+        broken = [unreadable(path) for path in self.damaged_weights(self.weight_names())]
+        return broken + ([] if self.journal_is_kept_twice() else self.lost_epochs(thorough=True))
 
-    def lost_epochs(self) -> list[str]:
-        """A sentence where the training is marked complete and the journal does not hold all of its epochs."""
-        try:
-            finished = read_json(self.path / "done.json")
-        except RequestError as error:
-            return list(error.problems)
+    def damaged_weights(self, names: Iterable[str]) -> list[Path]:
+        """Files of these weights that are not there, or not whole. Reads them to their end."""
+        paths = [self.path / "weights" / f"{name}.pt" for name in names]
+        return [path for path in paths if not is_whole(path)]
+
+    def journal_is_kept_twice(self) -> bool:
+        """Whether there is a checkpoint from which the journal can be written again."""
+        return (self.path / "checkpoint.pt").exists()
+
+    def lost_epochs(self, *, thorough: bool = False) -> list[str]:
+        """A sentence where the training is marked complete and the journal does not hold all of its epochs.
+
+        Without `thorough` a journal of the size that it had at the end is believed.
+        """
+        finished = self._finished()
         if finished is None:
             return []
-        recorded, epochs = self.epochs_done(), finished.get("epochs") if isinstance(finished, dict) else None
-        if recorded == epochs:
+        if not thorough and finished.get("journal_bytes", -1) == _size(self._journal):
             return []
-        return [
-            f"{self.path / 'journal.jsonl'}: holds {recorded} of {epochs} epochs although the training is marked "
-            f"complete; delete the folder {self.path} to train this trial again, or copy the file from where it "
-            "was made"
-        ]
+        recorded = self.epochs_done()
+        return [] if recorded == finished.get("epochs") else [self._lost(recorded, finished)]
+
+    def _lost(self, recorded: int, finished: dict[str, Any]) -> str:
+        what = f"{self._journal}: holds {recorded} of {finished.get('epochs')} epochs although the training is marked complete"
+        if self.journal_is_kept_twice():
+            return f"{what}; delete this file, and the next ham sweep writes it again from the checkpoint beside it"
+        return f"{what}; delete the folder {self.path} to train this trial again, or copy the file from where it was made"
 
     # evaluations ---------------------------------------------------------------------------------------------------
 
     def save_evaluation(self, identity: str, record: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Per-image arrays first, then the record that makes them count."""
+        """Per-image arrays first, then the record that makes them count, with their size and SHA-256."""
         import numpy as np
 
         folder = self.path / "evaluations"
         folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        write_atomically(folder / f"{identity}.npz", lambda file: file.write(buffer.getvalue()))
-        write_json(folder / f"{identity}.json", record)
+        content = buffer.getvalue()
+        digest = hashlib.sha256(content).hexdigest()
+        write_atomically(folder / f"{identity}.npz", lambda file: file.write(content))
+        write_json(
+            folder / f"{identity}.json",
+            {**record, "arrays_bytes": len(content), "arrays_sha256": digest},
+        )
 
     def has_evaluation(self, identity: str) -> bool:
-        """Whether this evaluation is complete."""
-        return (self.path / "evaluations" / f"{identity}.json").exists()
+        """Whether this evaluation is complete: its record whole, its arrays of the recorded size. Cheap, for plans."""
+        path = self.path / "evaluations" / f"{identity}.json"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        if is_sealed(content):
+            size = ARRAYS.search(content)
+            return size is None or int(size[1]) == _size(path.with_suffix(".npz"))
+        try:
+            opened(content)  # of an earlier version, or damaged
+        except ValueError:
+            return False
+        return True
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """All complete evaluations."""
-        found = [read_json(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
-        return [record for record in found if record is not None]
+    def is_damaged(self, identity: str) -> bool:
+        """Whether something of this evaluation is there that is not whole: it is to be made again."""
+        return (self.path / "evaluations" / f"{identity}.json").exists() and not self.has_evaluation(identity)
+
+    def drop_evaluation(self, identity: str) -> None:
+        """Forget an evaluation."""
+        for suffix in ("json", "npz"):
+            (self.path / "evaluations" / f"{identity}.{suffix}").unlink(missing_ok=True)
+
+    def evaluations(self, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
+        """All complete evaluations. RequestError where one is damaged, unless those are left out."""
+        found = []
+        for path in sorted((self.path / "evaluations").glob("*.json")):
+            if not self.has_evaluation(path.stem):
+                if not skip_damaged:
+                    raise RequestError(damaged(path))
+                continue
+            record = read_json(path)
+            found += [] if record is None else [record]
+        return found
 
     def predictions(self, identity: str) -> dict[str, Any]:
         """The per-image arrays of an evaluation: label, prediction, clean, confidence, clean_confidence, each (N,)."""
         import numpy as np
 
-        with np.load(self.path / "evaluations" / f"{identity}.npz", allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        path = self.path / "evaluations" / f"{identity}.npz"
+        record = read_json(path.with_suffix(".json")) or {}
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise RequestError(damaged(path)) from None
+        if record.get("arrays_sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
+            raise RequestError(damaged(path))
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except Exception as error:  # NumPy reports damage as zip, value, key or end-of-file errors
+            raise RequestError(damaged(path)) from error
 
     # ownership -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 60.0) -> Iterator[None]:
-        """Exclusive right to write. The system releases it when the holder dies, however it dies. BusyError: not in time."""
+        """Exclusive right to write. The system releases it when the holder dies, however it dies. BusyError: not in time.
+
+        What a writer that was killed had begun to write is cleaned away.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a") as file:
             deadline = time.monotonic() + wait_seconds
@@ -224,17 +342,25 @@ class TrialFolder:
                             "wait for it, or stop it and run the same command again"
                         ) from None
                     time.sleep(0.2)
+            for place in (self.path, self.path / "weights", self.path / "evaluations"):
+                for stray in place.glob(".*"):
+                    stray.unlink(missing_ok=True)
             yield
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """`path` is either what it was or complete, whatever happens in between."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
+    """`path` is either what it was or complete, whatever happens in between. `keep`: the name of what it was.
+
+    RequestError: there is no room for it. What was there before stays as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with _room_for(path), open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _keep(path, keep)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -245,6 +371,32 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Give a file a second name, which it keeps when another file takes the first."""
+    link = name.with_name(f".{name.name}.{os.getpid()}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment only the second name is there
+        os.replace(path, name)
+    else:
+        os.replace(link, name)
+
+
+@contextlib.contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """A full disk as one sentence that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RequestError(
+            f"{path}: cannot be written ({error.strerror}); make room in {path.parent} and run the same command again, "
+            "which continues"
+        ) from error
 
 
 def unwritable(path: str | Path) -> str:
@@ -259,35 +411,67 @@ def unwritable(path: str | Path) -> str:
         return error.strerror or str(error)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON, readable by people."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object with its checksum, readable by people."""
+    content = sealed(value, lines=True)
+    write_atomically(path, lambda file: file.write(content))
 
 
-def read_json(path: Path) -> Any | None:
-    """The value, or None where there is no such file."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object, or None where there is no such file. RequestError: it is damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return opened(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise RequestError(
-            f"{path}: is damaged (no valid JSON); delete the folder {path.parent} to start it again"
-        ) from None
+    except (ValueError, RecursionError):
+        raise RequestError(damaged(path)) from None
 
 
-def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """A file of tensors and plain values."""
+def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
+    """A file of tensors and plain values. `keep`: the name under which the file that was there stays."""
     import torch
 
-    write_atomically(path, lambda file: torch.save(state, file))
+    def write(file: IO[bytes]) -> None:
+        sink = _Sink(file)
+        torch.save(state, cast("IO[bytes]", sink))  # it only writes
+        if sink.error is not None:
+            raise sink.error
+
+    write_atomically(path, write, keep=keep)
+
+
+class _Sink:
+    """A file for torch, whose writer in C++ would make an error of its own out of a full disk: it is told afterwards."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(memoryview(data).cast("B"))
+
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self.file.flush()
+            except OSError as error:
+                self.error = error
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Tensors and plain values only; nothing in the file is executed."""
+    """Tensors and plain values only; nothing in the file is executed.
+
+    RequestError: it is not there, or damaged. torch itself would not notice a changed number, so all checksums are compared.
+    """
     import torch
 
+    if not is_whole(path):
+        raise RequestError(unreadable(path))
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch reports damage as pickle, zip, runtime, key or end-of-file errors
@@ -300,16 +484,45 @@ def unreadable(path: Path) -> str:
     return f"{path}: cannot be read as a checkpoint; delete the folder {_trial_folder(path)} to train this trial again"
 
 
+def damaged(path: Path) -> str:
+    """The sentence about any other damaged file of the store."""
+    what = f"{path}: is damaged (no valid JSON, or not what was written)"
+    if path.suffix == ".npz":
+        what = f"{path}: is damaged or gone"
+    if path.parent.name == "sweeps":
+        return f"{what}; delete it and start the sweep once more with ham sweep, which writes it again"
+    if path.parent.name == "evaluations":
+        record = path.with_suffix(".json")
+        return (
+            f"{what}; delete {record} and run ham sweep, or the same command again: where it is asked for, the attack "
+            "runs again"
+        )
+    return f"{what}; delete the folder {path.parent} to start it again"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a zip file (.pt, .npz) is there and all of its checksums are right. Reads it to its end."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # damaged headers ask for what zipfile cannot do, in many ways
+        return False
+
+
 def _trial_folder(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "weights" else path.parent
 
 
-def _is_whole(path: Path) -> bool:
+def _is_fingerprint(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", name) is not None
+
+
+def _size(path: Path) -> int | None:
+    """Bytes; None where there is no such file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError):
-        return False
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -322,8 +535,8 @@ def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
     good = 0
     for line in content.splitlines(keepends=True):
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = opened(line)
+        except (ValueError, RecursionError):
             break
         if not line.endswith(b"\n") or record.get("epoch") != len(records):
             break

@@ -24,13 +24,17 @@ from ham_core.network import build_model, usable
 from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
+from ham_core.recovery import is_trained_by_journal, recover_journal, recover_state
 from ham_core.starts import is_trained
 from ham_core.training import Training, load_data
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: `epoch` (with its metrics), `trained`, `evaluated` (with its metrics), `stopped`."""
+    """Something that happened: `epoch` (with its metrics), `trained`, `evaluated` (with its metrics), `stopped`, `recovered`.
+
+    `name`: of what was evaluated, `best/pgd20`; or a sentence about damage that was found and mended.
+    """
 
     kind: str
     epoch: int = 0
@@ -70,11 +74,15 @@ def run_trial(
                 "are done); train it first, as ham sweep and ham train do"
             )
         trial = with_kept_averages(trial, folder)
+        if folder.is_done():
+            yield from _said(recover_journal(folder))
         missing = _missing(trial, folder, evaluations)
         if train and folder.pruned() & {one.weights for one in missing}:
             folder.reopen()  # weights that are asked for now were not kept
             folder.create(trial)
             missing = _missing(trial, folder, evaluations)
+        for one in missing:
+            folder.drop_evaluation(evaluation_fingerprint(trial, one))  # half of it may be there, or damaged
         if folder.is_done() and not missing:
             return
         dataset = load_data(trial, chosen)
@@ -125,7 +133,12 @@ def _train(
     prefixes: Mapping[int, str],
 ) -> Iterator[Event]:
     start, helper = trial.start_from, trial.helper
-    state = folder.checkpoint(str(device))
+    if is_trained_by_journal(folder, trial.epochs):
+        folder.finish({"epochs": trial.epochs, "held_out": dataset.held_out, **machine(device)})
+        yield Event("trained", trial.epochs)
+        return
+    state, said = recover_state(folder, str(device))
+    yield from _said(said)
     if state is None and prefixes:
         state = _take_prefix(trial, folder, prefixes, device)
     if state is None and start is not None and start.continues:
@@ -139,14 +152,20 @@ def _train(
     )
     if state is not None:
         training.restore(state)
-        folder.append(state["record"])  # killed between the checkpoint and its line in the journal
     _leave_prefix(training, folder, prefixes)  # killed between an epoch and its prefix
+    records = folder.journal()
     if not _late(deadline):
         for result in training:
             for name, weights in result.kept.items():
                 folder.save_weights(name, weights)
-            record = {"epoch": result.epoch, "timestamp": time.time(), "metrics": result.metrics}
-            folder.save_checkpoint(training.state() | {"record": record})
+            record = {
+                "epoch": result.epoch,
+                "timestamp": time.time(),
+                "kept": sorted(result.kept),
+                "metrics": result.metrics,
+            }
+            records.append(record)
+            folder.save_checkpoint(training.state() | {"records": records})
             folder.append(record)
             _leave_prefix(training, folder, prefixes)
             yield Event("epoch", result.epoch, result.metrics)
@@ -157,6 +176,10 @@ def _train(
         return
     folder.finish({"epochs": training.epoch, "held_out": dataset.held_out, **machine(device)})
     yield Event("trained", training.epoch)
+
+
+def _said(sentences: Sequence[str]) -> Iterator[Event]:
+    yield from (Event("recovered", name=sentence) for sentence in sentences)
 
 
 def _leave_prefix(training: Training, folder: TrialFolder, prefixes: Mapping[int, str]) -> None:
@@ -195,9 +218,9 @@ def _take_prefix(
         for one, weights in prefix["weights"].items():
             folder.save_weights(one, weights)
         leader = prefix["state"]["fingerprint"]
-        for record in prefix["records"]:
-            folder.append({"trained_by": leader} | record)
-        state = dict(prefix["state"]) | {"record": prefix["records"][-1]}
+        records = [{"trained_by": leader} | record for record in prefix["records"]]
+        folder.rewrite_journal(records)
+        state = dict(prefix["state"]) | {"records": records}
         folder.save_checkpoint(state)
         return state
     return None
@@ -342,7 +365,7 @@ def _doubts(
         *found,
         *doubts.of_extent(seen.extent, record["epsilon"]),
         *doubts.of_ensemble(seen.broken, len(test)),
-        *doubts.between(folder.evaluations(), record),
+        *doubts.between(folder.evaluations(skip_damaged=True), record),
     ]
 
 

@@ -72,6 +72,8 @@ class Display:
         elif kind == "trained":
             line.status, line.epoch = "evaluating", line.epochs
             self.show(line, "trained")
+        elif kind == "recovered":
+            self.show(line, "recovered", result["name"])
 
     def retried(self, identity: str, reason: str) -> None:
         """A failure that is tried again."""

@@ -181,7 +181,7 @@ def examine(planned: Planned, store: str | Path) -> Step:
     if not (folder.path / "trial.json").exists():
         return Step(planned, "missing", "no folder in the store", epochs, evaluations)
     lost = folder.lost_epochs()
-    if lost:
+    if lost and not folder.journal_is_kept_twice():
         raise RequestError(lost)
     absent = _absent_average(planned, folder)
     trained = folder.is_done()
@@ -197,9 +197,13 @@ def examine(planned: Planned, store: str | Path) -> Step:
     if gone:
         why = f"weights {' and '.join(gone)} were not kept, trains again"
         return Step(planned, "partial", why, epochs, evaluations, True)
+    if lost:
+        return Step(planned, "partial", "trained; its journal is damaged, the checkpoint has it too", 0, left)
     if left:
         several = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        return Step(planned, "partial", f"trained; evaluation {left[0].name}{several} missing", 0, left)
+        identity = identity_of_evaluation(planned.fingerprint, planned.trial, left[0])
+        state = "damaged, runs again" if folder.is_damaged(identity) else "missing"
+        return Step(planned, "partial", f"trained; evaluation {left[0].name}{several} {state}", 0, left)
     return Step(planned, "done", "complete", 0, ())
 
 

@@ -144,7 +144,7 @@ def damage(folder: TrialFolder) -> list[str]:
     """Why this trial cannot be taken over, one sentence each."""
     try:
         recorded: Any = folder.trial()
-        broken = folder.problems()
+        broken = list(dict.fromkeys([*folder.problems(), *folder.lost_epochs(thorough=True)]))
         for record in folder.evaluations():
             folder.predictions(record["fingerprint"])
     except RequestError as error:

@@ -479,7 +479,7 @@ class Tracker:
         self._add_params(record, job.trial)
         synced = _Synced.from_tag(record.tags.get("synced"))
         points = self._epochs(folder, synced)
-        points += self._evaluations(job.trial, folder, synced, wanted)
+        points += self._evaluations(job.trial, folder, synced, wanted, done=status == "FINISHED")
         if status == "FINISHED" and not synced.artifacts:
             self._artifacts(record, folder, synced)
             synced.artifacts = True
@@ -569,10 +569,10 @@ class Tracker:
         return points
 
     def _evaluations(
-        self, trial: Trial, folder: TrialFolder, synced: _Synced, wanted: Sequence[str]
+        self, trial: Trial, folder: TrialFolder, synced: _Synced, wanted: Sequence[str], *, done: bool
     ) -> list[Point]:
         """Points of the evaluations that are not logged yet. One that replaces another is logged a step later."""
-        records = folder.evaluations()
+        records = folder.evaluations(skip_damaged=not done)  # until then a damaged one can be made again
         synced.seen = sorted(record["fingerprint"] for record in records)
         moment = _milliseconds(folder.journal()[-1]) if synced.epochs else 0
         points: list[Point] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ham_core.errors import RequestError
+from ham_core.folder import read_json, write_json
 from ham_core.run import run_trial
 from orchestration import explaining
 from orchestration.sweep import load_sweep
@@ -68,9 +69,10 @@ def test_a_trial_whose_average_was_not_kept_trains_again(write_sweep: Write, tmp
     store, sweep = started(write_sweep(), tmp_path / "s", sets=ONE)
     record = sweep.trials[0].fingerprint
     path = store.folder(record).path / "trial.json"
-    text = json.loads(path.read_text(encoding="utf-8"))
-    text["trial"]["method"]["averaging"] = []
-    path.write_text(json.dumps(text), encoding="utf-8")
+    recorded = read_json(path)
+    assert recorded is not None
+    recorded["trial"]["method"]["averaging"] = []
+    write_json(path, recorded)
     answer = explaining.explain(store, explaining.find(store, record[:8]))
     assert (answer["status"], answer["why"]) == ("trains again", "average 'ema' was not kept, trains again")
 
@@ -97,6 +99,12 @@ def test_states_of_a_trial_are_told_apart(write_sweep: Write, tmp_path: Path) ->
     with folder.lock():
         assert status("at seed=0") == "running"
     (folder.path / "journal.jsonl").write_bytes(b"")
+    mendable = explaining.explain(store, explaining.find(store, "at seed=0"))
+    assert (mendable["status"], mendable["why"]) == (
+        "partial",
+        "trained; its journal is damaged, the checkpoint has it too",
+    )
+    (folder.path / "checkpoint.pt").unlink()
     damaged = explaining.explain(store, explaining.find(store, "at seed=0"))
     assert damaged["status"] == "damaged"
     assert "holds 0 of 2 epochs" in damaged["why"]

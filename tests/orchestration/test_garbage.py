@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ham_core.folder import TrialFolder
+from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.run import run_trial
 from orchestration import garbage
 from orchestration.status import status
@@ -175,9 +175,10 @@ def test_temporary_files_go_when_they_are_old(write_sweep: Write, tmp_path: Path
 def test_a_start_that_cannot_be_read_stops_everything(write_sweep: Write, tmp_path: Path) -> None:
     store, sweep = started(write_sweep(replaced=WARM), tmp_path / "s", sets=("seeds=0",))
     path = store.folder(sweep.trials[-1].fingerprint).path / "trial.json"
-    text = json.loads(path.read_text(encoding="utf-8"))
-    text["trial"]["start_from"]["trial"]["epochs"] = "many"
-    path.write_text(json.dumps(text), encoding="utf-8")
+    recorded = read_json(path)
+    assert recorded is not None
+    recorded["trial"]["start_from"]["trial"]["epochs"] = "many"
+    write_json(path, recorded)
     code, _, err = ham("gc", "--store", store.path, "--delete")
     assert code == 2
     assert f"{path}: cannot be read as a trial of this version" in err

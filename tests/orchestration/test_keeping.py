@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ham_core.errors import RequestError
-from ham_core.folder import TrialFolder
+from ham_core.folder import TrialFolder, read_json, write_json
 from orchestration import runner, tracking
 from orchestration.disk import size_in_words
 from orchestration.estimate import remaining, seconds_per_epoch
@@ -257,8 +257,9 @@ def test_sync_leaves_the_record_to_a_sweep_that_runs(write_sweep: Write, tmp_pat
 def test_sync_says_which_sweep_cannot_be_recorded(write_sweep: Write, tmp_path: Path) -> None:
     store, _ = started(write_sweep(), tmp_path / "s", sets=ONE)
     path = store.path / "sweeps" / "tiny.json"
-    old = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({key: value for key, value in old.items() if key != "text"}), encoding="utf-8")
+    old = read_json(path)
+    assert old is not None
+    write_json(path, {key: value for key, value in old.items() if key != "text"})
     code, _, err = ham("sync", "--store", store.path)
     assert (code, "sweep 'tiny' was started by an earlier version" in err) == (1, True)
 

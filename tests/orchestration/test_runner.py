@@ -212,16 +212,17 @@ def test_impossible_requests_are_refused_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
-def test_an_unreadable_checkpoint_is_named_before_anything_starts(
+def test_unreadable_weights_are_named_before_anything_starts(
     write_sweep: Callable[..., Path], tmp_path: Path, console: Console
 ) -> None:
     sweep = load_sweep(write_sweep())
     folder = Store(tmp_path / "store").folder(sweep.trials[0].fingerprint)
-    folder.create(sweep.trials[0].trial)
-    (folder.path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    finish(Store(tmp_path / "store"), sweep.trials[0])
+    (folder.path / "weights").mkdir()
+    (folder.path / "weights" / "best.pt").write_bytes(b"no weights")
     with pytest.raises(RequestError) as caught:
         run(sweep, tmp_path / "store", console)
-    assert caught.value.problems[0].startswith(f"{folder.path / 'checkpoint.pt'}: cannot be read")
+    assert caught.value.problems[0].startswith(f"{folder.path / 'weights' / 'best.pt'}: cannot be read")
     assert not (tmp_path / "store" / "mlflow.db").exists()
 
 
