@@ -24,6 +24,7 @@ from ham_core.starts import with_needed
 from orchestration import disk, packing
 from orchestration.dispatch import Dispatcher, has_what_it_needs
 from orchestration.plan import examine, plan, sharing
+from orchestration.sealed_runs import corruption
 from orchestration.status import remember
 from orchestration.store import Store
 from orchestration.tracking import run_name
@@ -452,8 +453,10 @@ class Recorder:
                 tracker.sync(job, self.store.folder(job.fingerprint), *self._end_of(job))
             if self.sweep is not None:
                 tracker.close_sweep("KILLED" if interrupted else "FAILED" if self.failures else "FINISHED")
+        except RequestError as error:  # a damaged file of a trial
+            self.problem = " ".join(error.problems)
         except Exception as error:  # anything a database, a server or a file system can raise
-            self.problem = (
+            self.problem = corruption(self.uri, error) or (
                 f"MLflow at {self.uri} could not be brought up to date ({_sentence(error)}); nothing is lost, "
                 "the same command completes it when it answers again"
             )

@@ -29,10 +29,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ham_core.config import Trial, fingerprint, flatten
+from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, read_json
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import label_of, needs_of, sources_of
+from orchestration.sealed_runs import (
+    OPEN,
+    PLAN_SEAL,
+    SEAL,
+    damaged,
+    database_file,
+    is_series,
+    reading,
+    seal_of,
+    seal_of_plan,
+    series_tags,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -89,43 +102,69 @@ class Sweep:
 
 
 def read_sweeps(uri: str) -> list[Sweep]:
-    """Every recorded sweep, the one that was started last first. No database yet: no sweeps."""
+    """Every recorded sweep, the one that was started last first. No database yet: no sweeps.
+
+    RequestError, here and below: the database is damaged, or does not hold what was written.
+    """
     if not _exists(uri):
         return []
-    client = client_of(uri)
-    found: dict[str, list[Any]] = {}
-    for run in _search(client, list(_experiments(client)), "tags.kind = 'sweep'"):
-        found.setdefault(run.data.tags["sweep"], []).append(run)
-    newest_first = sorted(found.items(), key=lambda item: max(map(_started, item[1])), reverse=True)
-    return [_sweep(client, name, runs) for name, runs in newest_first]
+    with reading(uri):
+        client = client_of(uri)
+        found: dict[str, list[Any]] = {}
+        for run in _search(client, list(_experiments(client)), "tags.kind = 'sweep'"):
+            found.setdefault(run.data.tags["sweep"], []).append(run)
+        newest_first = sorted(found.items(), key=lambda item: max(map(_started, item[1])), reverse=True)
+        return [_sweep(client, name, runs) for name, runs in newest_first]
 
 
 def read_trials(uri: str, sweep: str) -> list[Run]:
     """Every trial run that belongs to the sweep, in order of creation."""
     if not _exists(uri):
         return []
-    client = client_of(uri)
-    experiments = _experiments(client)
-    return [
-        Run(
-            run.info.run_id,
-            run.info.experiment_id,
-            experiments[run.info.experiment_id],
-            run.data.tags["fingerprint"],
-            run.info.status,
-            dict(run.data.tags),
-            dict(run.data.params),
-            dict(run.data.metrics),
-        )
-        for run in _search(client, list(experiments), "tags.kind = 'trial'")
-        if f"{MEMBERSHIP}{sweep}" in run.data.tags
-    ]
+    with reading(uri):
+        client = client_of(uri)
+        experiments = _experiments(client)
+        found = [
+            Run(
+                run.info.run_id,
+                run.info.experiment_id,
+                experiments[run.info.experiment_id],
+                run.data.tags["fingerprint"],
+                run.info.status,
+                dict(run.data.tags),
+                dict(run.data.params),
+                dict(run.data.metrics),
+            )
+            for run in _search(client, list(experiments), "tags.kind = 'trial'")
+            if f"{MEMBERSHIP}{sweep}" in run.data.tags
+        ]
+        for one in found:
+            seal = one.tags.get(SEAL, OPEN)
+            if seal != OPEN and seal != seal_of(one.fingerprint, one.metrics, one.params):
+                what = f"trial {one.fingerprint[:10]}, run {one.run_id}, has other numbers or settings than were written"
+                raise damaged(uri, what)
+        return found
 
 
-def read_history(uri: str, run_ids: Sequence[str], key: str) -> pandas.DataFrame:
-    """A series of several runs: columns run_id, epoch, value; sorted by run (in the order asked for) and epoch."""
+def read_history(
+    uri: str, run_ids: Sequence[str], key: str, tags: Mapping[str, Mapping[str, str]] | None = None
+) -> pandas.DataFrame:
+    """A series of several runs: columns run_id, epoch, value; sorted by run (in the order asked for) and epoch.
+
+    `tags`: {run_id: its tags}, by which the series is compared with the one that was written.
+    """
     import pandas
 
+    with reading(uri):
+        rows = _points(uri, run_ids, key)
+    for run_id in run_ids:
+        points = [(epoch, value) for run, epoch, value in rows if run == run_id]
+        if not is_series((tags or {}).get(run_id, {}), key, points):
+            raise damaged(uri, f"run {run_id} has another series {key} than was written")
+    return pandas.DataFrame(rows, columns=["run_id", "epoch", "value"])
+
+
+def _points(uri: str, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
     client = client_of(uri)
     store = client._tracking_client.store
     rows: list[tuple[str, int, float]] = []
@@ -142,7 +181,7 @@ def read_history(uri: str, run_ids: Sequence[str], key: str) -> pandas.DataFrame
             ]
     order = {run_id: position for position, run_id in enumerate(run_ids)}
     rows.sort(key=lambda row: (order[row[0]], row[1]))
-    return pandas.DataFrame(rows, columns=["run_id", "epoch", "value"])
+    return rows
 
 
 def default_uri(store: str | Path) -> str:
@@ -172,11 +211,6 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     for logger in ("mlflow", "mlflow.store.db.utils", "alembic"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-
-
-def database_file(uri: str) -> Path | None:
-    """The file behind an SQLite address, None for servers and other databases."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _exists(uri: str) -> bool:
@@ -225,6 +259,10 @@ def _sweep(client: MlflowClient, name: str, runs: Sequence[Any]) -> Sweep:
     with tempfile.TemporaryDirectory() as folder:
         content = Path(client.download_artifacts(newest.info.run_id, PLAN, folder)).read_text(
             encoding="utf-8"
+        )
+    if newest.data.tags.get(PLAN_SEAL, seal_of_plan(content)) != seal_of_plan(content):
+        raise RequestError(
+            f"{newest.info.artifact_uri}/{PLAN}: is damaged; run ham sync {name}, which writes it again"
         )
     planned = tuple(_planned(entry) for entry in json.loads(content))
     return Sweep(name, newest.info.run_id, tuple(sorted({run.info.experiment_id for run in runs})), planned)
@@ -390,6 +428,7 @@ class Tracker:
         entries = json.dumps(plan_records(sweep), indent=1)
         note = "\n\n".join(filter(None, [sweep.title, sweep.description, f"`{sweep.source}`"]))
         tags = {"protocol": sweep.protocol.name, "mlflow.note.content": note, "started_ms": str(_now())}
+        tags[PLAN_SEAL] = seal_of_plan(entries)
         for label in sorted({data_label(job.trial) for job in sweep.trials}):
             experiment = self._experiment(label)
             parent = self._parent(sweep.name, experiment)
@@ -483,12 +522,22 @@ class Tracker:
         if status == "FINISHED" and not synced.artifacts:
             self._artifacts(record, folder, synced)
             synced.artifacts = True
+        if points and record.tags.get(SEAL):
+            self._set_tags(record, {SEAL: OPEN})
         self._log(record.run_id, points)
         if record.metrics is not None:
             record.metrics |= {key: value for key, value, _, _ in points}
         facts = read_json(folder.path / "done.json") if done else None
         self._set_tags(record, {"synced": synced.as_tag()} | (machine_tags(facts) if facts else {}))
+        if done and not record.tags.get(SEAL):
+            self._seal(record, folder)
         self._set_status(record, folder, status, failure)
+
+    def _seal(self, record: _Record, folder: TrialFolder) -> None:
+        """Note what the run of a trained trial holds now."""
+        data = self._client.get_run(record.run_id).data
+        seal = seal_of(record.tags["fingerprint"], data.metrics, data.params)
+        self._set_tags(record, series_tags(folder.journal(), metric_key) | {SEAL: seal})
 
     def _is_current(
         self, record: _Record, folder: TrialFolder, status: Status | None, wanted: Sequence[str]
@@ -544,6 +593,8 @@ class Tracker:
             if record.params is None:
                 record.params = set(self._client.get_run(record.run_id).data.params)
             missing = [Param(key, value) for key, value in wanted.items() if key not in record.params]
+            if missing and record.tags.get(SEAL):
+                self._set_tags(record, {SEAL: OPEN})
             try:
                 for first in range(0, len(missing), 100):
                     self._client.log_batch(record.run_id, params=missing[first : first + 100])

@@ -169,11 +169,13 @@ def material(uri: str, sweep: Sweep) -> Material:
     by_run = {
         trial.run.run_id: trial.fingerprint for trial in trials if trial.run is not None and trial.finished
     }
+    tags = {trial.run.run_id: trial.run.tags for trial in trials if trial.run is not None}
     cache: dict[str, dict[str, list[tuple[int, float]]]] = {}
 
     def history(key: str) -> Mapping[str, Sequence[tuple[int, float]]]:
         if key not in cache:
-            cache[key] = series_of(tracking.read_history(uri, list(by_run), key), by_run) if by_run else {}
+            frame = tracking.read_history(uri, list(by_run), key, tags) if by_run else None
+            cache[key] = {} if frame is None else series_of(frame, by_run)
         return cache[key]
 
     return Material(sweep.name, trials, history)

@@ -316,8 +316,10 @@ def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
     for job in trained:
         kept = store.folder(job.fingerprint).weight_names()
         absent = sorted({one.weights for one in job.evaluations} - set(kept))
+        place = store.folder(job.fingerprint).path / "weights"
         problems += [
-            f"{run_name(job)}: weights '{name}' were not kept; kept: {', '.join(kept)}" for name in absent
+            f"{run_name(job)}: weights '{name}' were not kept; kept: {', '.join(kept)}; there is no {place / name}.pt"
+            for name in absent
         ]
     if problems:
         raise RequestError(problems)

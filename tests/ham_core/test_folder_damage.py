@@ -23,6 +23,7 @@ import torch
 from ham_core import autoattack
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, load_tensors, read_json, save_tensors
+from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, evaluation_fingerprint
 from ham_core.run import Event, run_trial
 from ham_core.seals import opened, sealed
@@ -406,6 +407,25 @@ def test_the_state_of_a_stopped_autoattack_is_itself_or_forgotten(tmp_path: Path
         assert found is None or all(
             np.array_equal(value, getattr(state, name)) for name, value in vars(found).items()
         ), damage.name
+
+
+def test_a_damaged_shared_beginning_changes_nothing(tmp_path: Path) -> None:
+    """A saved state that other trials go on from: damaged, its epochs are trained by the trial itself."""
+    chance, name = random.Random(SEED), prefix_of(ONE, 2)
+    leader = TrialFolder.of(tmp_path / "leader", ONE)
+    list(run_trial(ONE, leader, prefixes={2: name}, device="cpu"))
+    content = prefix_file(tmp_path / "leader", name).read_bytes()
+    wanted = results(leader)
+    for number, damage in enumerate(damages(content, chance, 8 * LONG)):
+        store = tmp_path / str(number)
+        path = prefix_file(store, name)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        damage.do(path)
+        follower = TrialFolder.of(store, ONE)
+        list(run_trial(ONE, follower, prefixes={2: name}, device="cpu"))
+        assert results(follower) == wanted, f"seed {SEED}, {damage.name}"
+        shutil.rmtree(store)
 
 
 # a full disk ---------------------------------------------------------------------------------------------------------
