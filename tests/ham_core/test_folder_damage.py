@@ -180,7 +180,7 @@ def check(folder: TrialFolder, victim: Path, damage: Damage, expected: dict[str,
 def cases(places: dict[str, Path], state: str) -> Iterator[tuple[Path, Damage]]:
     chance = random.Random(f"{SEED} {state}")
     for path in sorted(places[state].rglob("*")):
-        alike = path.parent.name == "weights" and path.stem not in ("best", "last_ema")
+        alike = path.parent.name == "weights" and path.stem not in ("best", "best_ema")
         if path.is_file() and (LONG > 1 or not alike):
             for damage in damages(path.read_bytes(), chance, 6 * LONG):
                 yield path.relative_to(places[state]), damage
@@ -204,6 +204,10 @@ def test_every_damaged_file_ends_in_the_same_results_or_in_a_sentence(
             error.add_note(f"seed {SEED}, {state}, {inside}: {damage.name}")
             raise
         ended["sentence" if events is None else "same results"] += 1
+        if inside.stem == "best_ema" and state == "half" and damage.content is None:
+            assert events is not None and "best_ema.pt: is damaged or gone" in events[0].name, (
+                "kept in epoch 0 only"
+            )
         if events is None and state == "half":
             assert inside.name == "trial.json", "everything else of an unfinished trial can be made again"
     with capsys.disabled():
@@ -291,6 +295,17 @@ def test_a_damaged_evaluation_is_missing_until_it_ran_again(copy: Callable[[str]
     assert (event.kind, event.name) == ("evaluated", "best/clean")
     assert folder.has_evaluation(FIRST)
     assert not folder.is_damaged(FIRST)
+
+
+def test_predictions_of_another_evaluation_are_refused(copy: Callable[[str], TrialFolder]) -> None:
+    """A whole file in the wrong place has right checksums of its own."""
+    folder = copy("trained")
+    other = evaluation_fingerprint(ONE, EVALUATIONS[1])
+    path = folder.path / "evaluations" / f"{FIRST}.npz"
+    path.write_bytes(path.with_name(f"{other}.npz").read_bytes())
+    with pytest.raises(RequestError) as caught:
+        folder.predictions(FIRST)
+    must_name(caught.value, path, "delete")
 
 
 def test_what_a_killed_writer_had_begun_is_gone_when_the_next_one_has_the_lock(
@@ -387,20 +402,24 @@ def test_tensors_are_themselves_or_refused(tmp_path: Path) -> None:
 
 
 def test_the_state_of_a_stopped_autoattack_is_itself_or_forgotten(tmp_path: Path) -> None:
-    chance, label = random.Random(SEED), np.arange(50) % 3
+    chance, label = random.Random(SEED), np.arange(5000) % 3
     state = autoattack.State(
         clean=label,
-        clean_confidence=np.linspace(0, 1, 50),
+        clean_confidence=np.linspace(0, 1, 5000),
         prediction=label.copy(),
-        confidence=np.linspace(1, 0, 50),
-        broken_by=np.full(50, -1, np.int8),
+        confidence=np.linspace(1, 0, 5000),
+        broken_by=np.full(5000, -1, np.int8),
         tried=np.zeros(2, np.int64),
         extent=np.zeros(3, np.float32),
         seconds=np.array(1.5),
     )
     path = tmp_path / "x.partial.npz"
     autoattack._write(path, state)
-    for damage in damages(path.read_bytes(), chance, 500 * LONG):
+    content = path.read_bytes()
+    member, shape = content.index(b"prediction.npy"), b"'shape': (5000,)"
+    start = content.index(shape, member)
+    shorter = content[:start] + shape.replace(b"5", b"1") + content[start + len(shape) :]
+    for damage in [Damage("1000 of 5000 images", shorter), *damages(content, chance, 500 * LONG)]:
         path.touch()
         damage.do(path)
         found = autoattack._read(path, label, 2)
