@@ -47,12 +47,18 @@ def recover_state(folder: TrialFolder, device: str = "cpu") -> tuple[dict[str, A
     return None, said
 
 
-def is_trained_by_journal(folder: TrialFolder, epochs: int) -> bool:
-    """Whether a training without checkpoint and mark is complete: all epochs are in the journal, all weights are whole."""
+def pruned_by_journal(folder: TrialFolder, epochs: int) -> list[str] | None:
+    """Of a training whose mark is lost and that is complete, the weights that are not there; None: it is not complete.
+
+    A finished trial keeps no checkpoint and not all weights. All epochs are in its journal, and what is there is whole.
+    """
     records = folder.journal()
     if folder.checkpoints() or len(records) < epochs or not all("kept" in record for record in records):
-        return False
-    return not folder.damaged_weights(_names(records, finished=True))
+        return None
+    kept = folder.weight_names()
+    if not kept or folder.damaged_weights(kept):
+        return None
+    return sorted(_names(records, finished=True) - set(kept))
 
 
 def recover_journal(folder: TrialFolder) -> list[str]:

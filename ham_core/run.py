@@ -24,7 +24,7 @@ from ham_core.network import build_model, usable
 from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
-from ham_core.recovery import is_trained_by_journal, recover_journal, recover_state
+from ham_core.recovery import pruned_by_journal, recover_journal, recover_state
 from ham_core.starts import is_trained
 from ham_core.training import Training, load_data
 
@@ -133,8 +133,10 @@ def _train(
     prefixes: Mapping[int, str],
 ) -> Iterator[Event]:
     start, helper = trial.start_from, trial.helper
-    if is_trained_by_journal(folder, trial.epochs):
-        folder.finish({"epochs": trial.epochs, "held_out": dataset.held_out, **machine(device)})
+    pruned = pruned_by_journal(folder, trial.epochs)
+    if pruned is not None:
+        again = {"epochs": trial.epochs, "held_out": dataset.held_out, **machine(device)}
+        folder.finish(again | ({"pruned": pruned} if pruned else {}))
         yield Event("trained", trial.epochs)
         return
     state, said = recover_state(folder, str(device))
