@@ -1,8 +1,8 @@
 """Bytes that a sweep takes on disk: what its trials keep when they are done, and what they need while they train.
 
     weights file      4 bytes per number of the state dict
-    while training    weights by every rule and of every average, and a checkpoint (network, momentum, averages) twice: a new
-                      one is written beside the old one before it takes its place
+    while training    weights by every rule and of every average, and a checkpoint (network, momentum, averages) three times:
+                      the last one, the one before, and the next while it is written
     when done         weights by the rules that are kept, and the evaluations
 
 An estimate: within some percent for weights; the record of an epoch and of an image are typical sizes.
@@ -62,7 +62,7 @@ def footprint(trial: Trial, evaluations: Sequence[Evaluation], rules: Collection
     checkpoint = file * (1 + sets)
     return Footprint(
         done=records + predictions + file * sets * len(rules),
-        training=records + 2 * checkpoint + file * sets * len(RULES),
+        training=records + 3 * checkpoint + file * sets * len(RULES),
         prefix=checkpoint + file * sets * (len(RULES) - 1),  # without `last`
     )
 
