@@ -8,7 +8,7 @@
     journal.jsonl          one fsynced JSON line per epoch, appended after the checkpoint of that epoch
     done.json              training is complete                     written last
     evaluations/<fingerprint>.{json,npz}   one attack on one set of weights, with its per-image predictions
-    lock                   held by the one process that may write
+    lock, .taking          whose turn it is to write (ham_core.ownership)
 
 Every file but the journal appears by atomic rename; a torn last line of the journal is dropped. Reads need no torch.
 A trial store is a folder of such folders, named by fingerprint.
@@ -22,20 +22,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import os
 import re
 import tempfile
-import time
+import uuid
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from ham_core import ownership
 from ham_core.config import Trial, fingerprint
-from ham_core.errors import BusyError, RequestError
+from ham_core.errors import RequestError
 from ham_core.protocol import split_weights
 from ham_core.seals import is_sealed, opened, sealed
 
@@ -118,6 +118,7 @@ class TrialFolder:
             return
         line = sealed(record)
         with _room_for(self._journal), open(self._journal, "ab") as file:
+            ownership.check(self._journal)
             file.truncate(good_bytes)
             try:
                 file.write(line)
@@ -194,6 +195,7 @@ class TrialFolder:
 
     def prune(self, rules: Collection[str]) -> None:
         """Of a finished training keep the weights by these rules, and no checkpoint. What goes is written down first."""
+        ownership.check(self.path / "done.json")
         done = self._finished() or {}
         gone = [name for name in self.weight_names() if split_weights(name)[0] not in rules]
         if gone:
@@ -207,6 +209,7 @@ class TrialFolder:
 
     def reopen(self) -> None:
         """Forget all training results: the trial starts again from epoch 0. Evaluations of the old weights go too."""
+        ownership.check(self.path / "trial.json")
         for path in [self.path / "done.json", *self.checkpoints(), self._journal]:
             path.unlink(missing_ok=True)
         for path in [*(self.path / "weights").glob("*.pt"), *(self.path / "evaluations").glob("*")]:
@@ -322,43 +325,26 @@ class TrialFolder:
 
     # ownership -----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def lock(self, wait_seconds: float = 60.0) -> Iterator[None]:
-        """Exclusive right to write. The system releases it when the holder dies, however it dies. BusyError: not in time.
+    def lock(self, wait_seconds: float = 60.0) -> contextlib.AbstractContextManager[None]:
+        """Exclusive right to write. It is free when its holder dies, however it dies. BusyError: not in time.
 
         What a writer that was killed had begun to write is cleaned away.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a") as file:
-            deadline = time.monotonic() + wait_seconds
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise BusyError(
-                            f"{self.path}: another process has been training this trial for {wait_seconds:.0f} s; "
-                            "wait for it, or stop it and run the same command again"
-                        ) from None
-                    time.sleep(0.2)
-            for place in (self.path, self.path / "weights", self.path / "evaluations"):
-                for stray in place.glob(".*"):
-                    stray.unlink(missing_ok=True)
-            yield
+        return ownership.own(self.path, wait_seconds)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
     """`path` is either what it was or complete, whatever happens in between. `keep`: the name of what it was.
 
-    RequestError: there is no room for it. What was there before stays as it was.
+    RequestError: there is no room for it. TakenOver: another process owns the trial now. What was there before stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with _room_for(path), open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        ownership.check(path)
         if keep is not None and path.exists():
             _keep(path, keep)
         os.replace(temporary, path)
