@@ -6,10 +6,12 @@ SWEEP  ?= sweeps/digits.yaml
 PROFILE ?=
 DATA   ?=
 ARGS   ?=
+KILLS  ?= 20#        of each kind, in `make faults`
+SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning mutants lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning mutants lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -50,6 +52,9 @@ demo: $(STAMP) ## the whole road on the digits images: train, attack, tables, re
 
 test: $(STAMP) ## the test suite
 	@.venv/bin/python -m pytest -q $(ARGS)
+
+faults: $(STAMP) ## kill drivers, workers, nodes and the MLflow server in mid-sweep; are the tables the same? (KILLS= SEED=)
+	@HAM_KILLS=$(KILLS) HAM_SEED=$(SEED) .venv/bin/python -m pytest -q -s tests/faults $(ARGS)
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	@.venv/bin/ruff check --quiet --output-format concise .
