@@ -7,6 +7,8 @@ plans and status come at once. Exit codes: 0 done, 1 some trial failed, 2 the re
 from __future__ import annotations
 
 import os
+import signal
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -63,4 +65,10 @@ def main() -> None:
     """The entry point."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """A scheduler's SIGTERM ends a command as Ctrl-C does, also one whose SIGINT a background shell has switched off."""
+    raise KeyboardInterrupt
