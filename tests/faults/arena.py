@@ -97,6 +97,10 @@ class Arena:
             (self.folder / f"{self._runs}.{end}").read_text(errors="replace") for end in ("out", "err")
         )
 
+    def processes(self) -> dict[int, str]:
+        """pid -> command line of all that was started here, Ray's processes and servers too."""
+        return processes.belonging(self.mark, self.folder)
+
     def workers(self) -> dict[int, Path]:
         """pid -> lock of every process that works on a trial, but for those that a test has stopped."""
         found = processes.holders("trials/*/lock", self.store)
@@ -152,15 +156,16 @@ class Arena:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.server.pid, signal.SIGKILL)
             self.server.wait()
-        processes.end(processes.marked(self.mark))
+        processes.end(self.processes())
 
     @contextlib.contextmanager
     def _marked(self) -> Iterator[None]:
-        """Ray starts its nodes with this process's environment."""
+        """Ray starts its nodes with this process's environment and in its folder."""
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            yield
+            with contextlib.chdir(self.folder):
+                yield
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -290,7 +295,7 @@ class Arena:
         kept = set() if self.server is None else {self.server.pid}
         return {
             pid: line
-            for pid, line in processes.marked(self.mark).items()
+            for pid, line in self.processes().items()
             if pid not in kept and not (self.server and _parent(pid) in kept)
         }
 
