@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 MEMBERSHIP = "sweep."  # + sweep name: the tag of every trial that belongs to it
+SERVERS = ("http:", "https:", "databricks")  # beginnings of addresses that are no database
 BATCH = 1000  # metrics that MLflow takes in one call
 SUMMED_UP = ("best/", "last/")  # a sweep's parent shows the highest accuracies of these weights
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -195,7 +196,13 @@ def client_of(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     quiet()  # mlflow sets its own levels when it is imported
-    return MlflowClient(tracking_uri=uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"--tracking-uri: a database of this kind needs the Python package {error.name}, which is not installed; "
+            f"try pip install '{error.name}[binary]' for PostgreSQL, or give the address of an MLflow server"
+        ) from None
 
 
 def quiet() -> None:
@@ -678,7 +685,7 @@ class Tracker:
     def _experiment(self, label: str) -> str:
         if label not in self._experiment_ids:
             place = None
-            if database_file(self.uri) is not None:  # a server chooses its own place
+            if not self.uri.startswith(SERVERS):  # a server chooses its own place
                 place = (self.store / "artifacts" / re.sub(r"[^A-Za-z0-9_.-]", "_", label)).as_uri()
             with _alone(self.uri, self.store):
                 found = self._client.get_experiment_by_name(label)  # of a process that was quicker
@@ -701,7 +708,7 @@ class Tracker:
 
         metrics = [
             Metric(metric_key(key), value, moment, step)
-            for key, value, moment, step in points
+            for key, value, moment, step in dict.fromkeys(points)  # one twice in a batch is an error to PostgreSQL
             if math.isfinite(value)
         ]
         for first in range(0, len(metrics), BATCH):
