@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ham_core.config import fingerprint
+from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
 from ham_core.metrics import summarize
 from ham_core.protocol import Evaluation
@@ -289,6 +290,23 @@ def test_numbers_that_are_none_are_left_out(store: Path) -> None:
 )
 def test_metric_names_hold_only_what_mlflow_takes(name: str, key: str) -> None:
     assert tracking.metric_key(name) == key
+
+
+def test_artifacts_of_any_database_lie_in_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself would put them into the folder in which the command was typed."""
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite+pysqlite:///{store / 'other.db'}"
+    Tracker(uri, store).sync(JOB, folder_of(store))
+    (run,) = tracking.client_of(uri).search_runs(["1"])
+    assert run.info.artifact_uri.startswith((store / "artifacts").as_uri())
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_database_whose_driver_is_not_installed_is_a_sentence() -> None:
+    with pytest.raises(RequestError, match="needs the Python package pymysql, which is not installed"):
+        tracking.client_of("mysql+pymysql://nobody@127.0.0.1:1/none")
 
 
 def test_reading_where_nothing_was_recorded_gives_nothing(tmp_path: Path) -> None:
