@@ -6,12 +6,12 @@ the trial folders, so it is true whether or not a driver is alive.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ham_core import ownership
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.protocol import identity_of_evaluation
@@ -137,12 +137,5 @@ def state_of(folder: TrialFolder, planned: Mapping[str, Any]) -> str:
 
 
 def is_running(folder: TrialFolder) -> bool:
-    """Whether a process on this machine holds the trial's lock."""
-    try:
-        with open(folder.path / "lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    """Whether a process holds the trial's lock and shows life."""
+    return ownership.is_at_work(folder.path)

@@ -202,6 +202,19 @@ def test_old_is_not_dead_what_shows_life_while_it_is_watched_keeps_its_lock(
         ownership.check(tmp_path / "anything")
 
 
+def test_at_work_is_who_holds_the_lock_and_shows_life(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    place = tmp_path / "trial"
+    assert ownership.is_at_work(place)
+    os.kill(holder.pid, signal.SIGSTOP)
+    time.sleep(SOON + 0.1)
+    assert ownership.is_at_work(place)
+    assert not ownership.is_at_work(place, SOON)
+    holder.kill()
+    holder.wait()
+    assert not ownership.is_at_work(place)
+    assert not ownership.is_at_work(tmp_path / "nowhere")
+
+
 def test_leftovers_of_killed_writers_are_cleared_by_the_next_holder(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     for name in (".checkpoint.pt.1234", "weights/.best.pt.99", "weights/best.pt"):
