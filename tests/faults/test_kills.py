@@ -16,7 +16,7 @@ from tests.faults.arena import Arena
 from tests.faults.conftest import KILLS, SEED, survived
 from tests.faults.processes import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(240 + 60 * KILLS)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600 + 120 * KILLS)]
 
 SCENARIOS = {
     "mixed": ("strand", "worker", "driver", "node", "worker", "server"),
