@@ -22,8 +22,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import AuthenticationError
 from ray.tune.search import Searcher
 
+from ham_core.errors import BusyError, RequestError
 from orchestration.dispatch import Dispatcher, Ending
 
 OBJECT_STORE = 200 * 1024**2  # bytes; results travel through the trial folders, not through Ray
@@ -43,7 +45,6 @@ def work(config: dict[str, Any]) -> None:
     not there) is reported, not raised.
     """
     from ham_core.config import Trial
-    from ham_core.errors import BusyError, RequestError
     from ham_core.folder import TrialFolder
     from ham_core.protocol import Evaluation
     from ham_core.run import Event, run_trial
@@ -205,7 +206,13 @@ def cluster(address: str | None, cpus: int) -> Iterator[dict[str, float]]:
         options |= {"object_store_memory": OBJECT_STORE}
     else:
         options["address"] = address
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, AuthenticationError) as error:
+        raise RequestError(
+            f"--address: the Ray at {address} does not let this process in ({last_line(str(error))[:200]}); give it the "
+            "cluster's token: RAY_AUTH_TOKEN_PATH=FILE ham ..., see docs/scaling.md"
+        ) from None
     try:
         yield ray.cluster_resources()
     finally:

@@ -96,6 +96,16 @@ class TestWhileASweepRuns:
             assert (process.returncode == 0) == (token == "right"), err
             assert ("InvalidAuthToken" in err) == (token != "right"), err
 
+    @pytest.mark.parametrize("token", ["none", "wrong"])
+    def test_ham_without_the_clusters_token_is_one_sentence(
+        self, sweeping: Arena, token: str, tmp_path: Path
+    ) -> None:
+        code, out, err = ham_on_cluster(sweeping, token, tmp_path)
+        assert (code, out) == (2, ""), err
+        assert "does not let this process in" in err
+        assert "RAY_AUTH_TOKEN_PATH" in err
+        assert "Traceback" not in err
+
     def test_rays_pages_are_closed_without_the_token(self, sweeping: Arena) -> None:
         """What answers to HTTP among Ray's doors (its agents) answers 401."""
         answers = {}
@@ -234,10 +244,14 @@ def loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
+def gcs_address(arena: Arena) -> str:
+    """Where the sweep's Ray takes other programs in."""
+    (gcs,) = [pid for pid, name in arena.processes().items() if "gcs_server" in name]
+    return f"127.0.0.1:{next(door.port for door in processes.doors([gcs]))}"
+
+
 def connect(arena: Arena, token: str) -> subprocess.Popen[str]:
     """Another Ray program that wants to join the sweep's Ray."""
-    (gcs,) = [pid for pid, name in arena.processes().items() if "gcs_server" in name]
-    port = next(door.port for door in processes.doors([gcs]))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {
         "right": {"RAY_AUTH_MODE": "token"},
@@ -245,11 +259,28 @@ def connect(arena: Arena, token: str) -> subprocess.Popen[str]:
         "none": {"RAY_AUTH_MODE": "disabled"},
     }[token]
     return subprocess.Popen(
-        [sys.executable, "-c", CONNECT, f"127.0.0.1:{port}"],
+        [sys.executable, "-c", CONNECT, gcs_address(arena)],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def ham_on_cluster(arena: Arena, token: str, folder: Path) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `ham sweep --address` by somebody who lacks the token, or has another one."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}  # the token's usual place is below HOME
+    environment |= {"RAY_AUTH_TOKEN": "0" * 64} if token == "wrong" else {}
+    words = ["sweep", str(arena.folder / "small.yaml"), "--store", "store", "--address", gcs_address(arena)]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def http_status(door: Door) -> int | None:
