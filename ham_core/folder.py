@@ -7,6 +7,7 @@
     checkpoint.previous.pt the one of the epoch before, while the trial trains
     journal.jsonl          one fsynced JSON line per epoch, appended after the checkpoint of that epoch
     done.json              training is complete                     written last
+    stopped.json           a sweep stopped the training early; removed when it goes on
     evaluations/<fingerprint>.{json,npz}   one attack on one set of weights, with its per-image predictions
     lock, .taking          whose turn it is to write (ham_core.ownership)
 
@@ -207,10 +208,32 @@ class TrialFolder:
         """Names of weights that a finished training once had."""
         return frozenset((self._finished() or {}).get("pruned", ()))
 
+    def stop(self, record: dict[str, Any]) -> None:
+        """Label the training as stopped early: {"epoch": epochs done, "epochs": of so many, "rule", "sweep"}."""
+        write_json(self.path / "stopped.json", record)
+
+    def stopped(self) -> dict[str, Any] | None:
+        """The label of an early stop, or None. It holds only as long as nothing was trained after it."""
+        path = self.path / "stopped.json"
+        try:
+            record = opened(path.read_bytes())
+            holds = record["epoch"] == self.epochs_done() and not self.is_done()
+            return {key: record[key] for key in ("epoch", "epochs", "rule", "sweep")} if holds else None
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, RecursionError):
+            raise RequestError(
+                f"{path}: is damaged; delete this file, and the next sweep that asks for the trial goes on with it"
+            ) from None
+
+    def go_on(self) -> None:
+        """Training continues: no longer stopped."""
+        (self.path / "stopped.json").unlink(missing_ok=True)
+
     def reopen(self) -> None:
         """Forget all training results: the trial starts again from epoch 0. Evaluations of the old weights go too."""
         ownership.check(self.path / "trial.json")
-        for path in [self.path / "done.json", *self.checkpoints(), self._journal]:
+        for path in [self.path / "done.json", *self.checkpoints(), self._journal, self.path / "stopped.json"]:
             path.unlink(missing_ok=True)
         for path in [*(self.path / "weights").glob("*.pt"), *(self.path / "evaluations").glob("*")]:
             path.unlink()
@@ -331,6 +354,11 @@ class TrialFolder:
         What a writer that was killed had begun to write is cleaned away.
         """
         return ownership.own(self.path, wait_seconds)
+
+
+def stop_text(record: dict[str, Any]) -> str:
+    """`stopped by asha after 6 of 12 epochs`."""
+    return f"stopped by {record['rule']} after {record['epoch']} of {record['epochs']} epochs"
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:

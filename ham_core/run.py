@@ -139,6 +139,7 @@ def _train(
         folder.finish(again | ({"pruned": pruned} if pruned else {}))
         yield Event("trained", trial.epochs)
         return
+    folder.go_on()
     state, said = recover_state(folder, str(device))
     yield from _said(said)
     if state is None and prefixes:

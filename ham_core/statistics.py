@@ -116,6 +116,14 @@ def wilson(hits: int, images: int, level: float = LEVEL) -> Interval:
     return Interval(hits / images, float(low), float(high), images)
 
 
+def wilson_low(hits: np.ndarray, images: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """The lower ends of the intervals of several rates, each (C,); every class has images."""
+    import numpy as np
+    from statsmodels.stats.proportion import proportion_confint
+
+    return np.asarray(proportion_confint(hits, images, alpha=1 - level, method="wilson")[0])
+
+
 def bootstrap(
     counts: PerClass,
     statistic: Statistic,
