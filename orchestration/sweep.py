@@ -5,6 +5,8 @@
                single value is a fixed setting
     seeds:     [0, 1, 2]                 evaluate: [clean, pgd20, cw20]       weights: [best, last]
     protocol:  standard                  profiles: {NAME: settings}           title, description: text
+    search:    points of a space, tried one after the other (orchestration.space); without a grid it stands in its place
+    stop:      which rule ends trials that do badly
 
 Sweep.trials also holds the trials that these start from or ask (`start_from`, `helper`), each once and before those that need
 it; without grids and evaluations where no grid asks for it.
@@ -29,16 +31,31 @@ from pydantic import ValidationError
 from ham_core.config import Trial, fingerprint, flatten
 from ham_core.data.source import Facts
 from ham_core.errors import RequestError, known
-from ham_core.layers import STARTS
+from ham_core.layers import DEFAULT_EPOCHS, STARTS, scaled
 from ham_core.protocol import PROTOCOLS, Evaluation, EvaluationAttack, Protocol, split_weights
 from ham_core.resolve import DataFacts, Layer, Leaf, Resolved, Words, parse_set, resolve, set_layer
 from ham_core.sentences import problems_of, shown
 from ham_core.starts import averages_asked_for, needs_of, role
 from ham_core.yamlfile import Document, Key, load, parse
+from orchestration.space import SEARCHED, Proposal, Range, Search, Stop, read_search, read_stop
 
-KEYS = ("title", "description", "trial", "grid", "seeds", "evaluate", "weights", "protocol", "profiles")
+KEYS = (
+    "title",
+    "description",
+    "trial",
+    "grid",
+    "search",
+    "stop",
+    "seeds",
+    "evaluate",
+    "weights",
+    "protocol",
+    "profiles",
+)
 LISTS = ("seeds", "evaluate", "weights")
+ADJUSTED = ("search", "stop")  # mappings of which profiles and `--set` change single keys
 SINGLE_GRID = "grid"  # the name of a grid that has none
+SEARCH_GRID = "search"  # the name under which tables know the points of a search
 MOST_SEED = 2**32 - 1
 
 # Every sweep has a profile `smoke`: does the whole road work, with these settings, in minutes without a GPU?
@@ -52,6 +69,7 @@ SMOKE: dict[str, Any] = {
     "data.validation": 0.1,
     "model.width": 0.125,
 }
+SMOKE_POINTS = 2
 BUILT_IN_PROFILES = {"smoke": SMOKE}
 
 
@@ -84,7 +102,10 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What a sweep file asks for, expanded. `text`, `sets`: the file and the `--set`s that it was expanded from."""
+    """What a sweep file asks for, expanded. `text`, `sets`: the file and the `--set`s that it was expanded from.
+
+    `points`: the proposals of its search that `trials` holds; `base`: the search's first trial, which tells it from others.
+    """
 
     name: str
     source: str
@@ -98,6 +119,10 @@ class Sweep:
     trials: tuple[Planned, ...]
     text: str = field(default="", repr=False)
     sets: tuple[str, ...] = ()
+    search: Search | None = None
+    stop: Stop | None = None
+    points: tuple[Proposal, ...] = ()
+    base: str = ""
 
 
 def plan_records(sweep: Sweep) -> list[dict[str, Any]]:
@@ -115,14 +140,45 @@ def load_sweep(path_or_name: str | Path, *, profile: str | None = None, sets: Se
     return _expanded(find_sweep(path_or_name), profile, sets)
 
 
-def parse_sweep(text: str, source: str, *, profile: str | None = None, sets: Sequence[str] = ()) -> Sweep:
-    """The same for the text of a file that was once at `source`."""
-    return _expanded(parse(text, source), profile, sets)
+def parse_sweep(
+    text: str,
+    source: str,
+    *,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    points: Sequence[Proposal] = (),
+) -> Sweep:
+    """The same for the text of a file that was once at `source`, with points that its search has proposed."""
+    return _expanded(parse(text, source), profile, sets, points)
 
 
-def _expanded(document: Document, profile: str | None, sets: Sequence[str]) -> Sweep:
-    sweep = _Loader(document, Path(document.name).stem, profile, sets).sweep()
-    return replace(sweep, text=document.text, sets=tuple(sets))
+def with_points(sweep: Sweep, points: Sequence[Proposal]) -> Sweep:
+    """The sweep with these points of its search. RequestError: some of them can be no trials."""
+    return parse_sweep(sweep.text, sweep.source, profile=sweep.profile, sets=sweep.sets, points=points)
+
+
+def only_point(sweep: Sweep, point: Proposal) -> Sweep:
+    """The sweep with this one point of its search and nothing else. RequestError: it can be no trial."""
+    document = parse(sweep.text, sweep.source)
+    return _expanded(document, sweep.profile, sweep.sets, [point], alone=True)
+
+
+def joined(sweep: Sweep, more: Sweep) -> Sweep:
+    """The sweep with the points that another expansion of it adds."""
+    trials = tuple(_merged([*sweep.trials, *more.trials], []))
+    return replace(sweep, trials=trials, points=(*sweep.points, *more.points))
+
+
+def _expanded(
+    document: Document,
+    profile: str | None,
+    sets: Sequence[str],
+    points: Sequence[Proposal] = (),
+    *,
+    alone: bool = False,
+) -> Sweep:
+    loader = _Loader(document, Path(document.name).stem, profile, sets, points, alone=alone)
+    return replace(loader.sweep(), text=document.text, sets=tuple(sets))
 
 
 # finding -----------------------------------------------------------------------------------------------------------
@@ -158,15 +214,19 @@ def bundled_sweeps() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Grid:
-    """One grid: `fixed` settings, and the `varied` keys with their values."""
+    """One grid: `fixed` settings, and the `varied` keys with their values. `listed`: its points, where it is no grid."""
 
     name: str
     at: Key  # where it stands in the file
     fixed: Mapping[str, Any]
     varied: Mapping[str, list[Any]]
+    listed: Sequence[dict[str, tuple[int, Any]]] | None = None
 
     def points(self) -> Iterator[dict[str, tuple[int, Any]]]:
         """Every combination: key -> (index, value)."""
+        if self.listed is not None:
+            yield from self.listed
+            return
         for values in itertools.product(*(enumerate(values) for values in self.varied.values())):
             yield dict(zip(self.varied, values, strict=True))
 
@@ -174,8 +234,19 @@ class _Grid:
 class _Loader:
     """Reads one sweep and gathers everything that is wrong with it."""
 
-    def __init__(self, document: Document, stem: str, profile: str | None, sets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        stem: str,
+        profile: str | None,
+        sets: Sequence[str],
+        points: Sequence[Proposal] = (),
+        *,
+        alone: bool = False,
+    ) -> None:
         self.document = document
+        self.points, self.alone = points, alone
+        self.expanded: list[tuple[str, ...]] = []  # fingerprints of each point of the search
         self.name = stem if profile is None else f"{stem}-{profile}"
         self.profile = profile
         self.problems: list[str] = []
@@ -190,12 +261,17 @@ class _Loader:
     def sweep(self) -> Sweep:
         protocol = self._protocol()
         seeds, attacks = self._seeds(), self._attacks(protocol)
-        grids = self._grids()
-        self._refuse_sets_of_varied_keys(grids)
+        search = self._search()
+        grids = self._grids(search)
+        self._refuse_sets_of_varied_keys([*grids, *([] if search is None else [_search_grid(search, [])])])
         weights = self._weights(protocol)
-        planned = self._expand(grids, seeds, protocol)
+        sample = self._samples(search, protocol)
+        planned = self._expand([] if self.alone else grids, seeds, protocol)
+        planned += self._of_points(search, seeds, protocol)
         trials = self._with_evaluations(_merged(_with_needed(planned), self.problems), attacks, weights)
-        self._check_other_profiles()
+        stop = self._stop(self._first(search, grids), sample or planned, protocol)
+        if not self.alone:
+            self._check_other_profiles()
         if self.problems:
             raise RequestError(list(dict.fromkeys(self.problems)))
         title, description = (str(self.file.get(key) or "") for key in ("title", "description"))
@@ -210,6 +286,10 @@ class _Loader:
             attacks,
             weights,
             trials,
+            search=search,
+            stop=stop,
+            points=self._proposals(),
+            base=sample[0].fingerprint if sample else "",
         )
 
     def _check_other_profiles(self) -> None:
@@ -220,7 +300,11 @@ class _Loader:
             other = _Loader(self.document, "", name, ())
             protocol = other._protocol()
             seeds, _, _ = other._seeds(), other._attacks(protocol), other._weights(protocol)
-            other._expand(other._grids(), seeds, protocol, look=_DataByName(), most=1)
+            search = other._search()
+            grids = other._grids(search)
+            sample = other._samples(search, protocol, look=_DataByName())
+            planned = other._expand(grids, seeds, protocol, look=_DataByName(), most=1)
+            other._stop(other._first(search, grids), sample or planned, protocol, look=_DataByName())
             inside = [key for key in self.document.lines if key[:2] == ("profiles", name)]
             places = tuple({f"{self.document.place(key)}: " for key in inside})
             self.problems += [one for one in other.problems if one.startswith(places)]
@@ -281,7 +365,8 @@ class _Loader:
             )
         if self.profile in BUILT_IN_PROFILES:
             built_in = f"the built-in profile {self.profile}"
-            self._lay_over(BUILT_IN_PROFILES[self.profile], lambda key: built_in)
+            few = {"search.points": SMOKE_POINTS} if "search" in self.file else {}
+            self._lay_over(BUILT_IN_PROFILES[self.profile] | few, lambda key: built_in)
         if isinstance(profiles.get(self.profile), Mapping):
             home = ("profiles", self.profile)
             self._lay_over(profiles[self.profile], lambda key: self.document.place((*home, *key)))
@@ -296,11 +381,13 @@ class _Loader:
                 self.file[word] = value
                 self.places[(word,)] = place((key,))
                 self.seeds_from = f"profile {self.profile}" if word == "seeds" else self.seeds_from
+            elif word in ADJUSTED:
+                self._adjust(word, rest, value, place((key,)))
             elif word == "trial" and (rest or isinstance(value, Mapping)):
                 for inner, one in ({rest: value} if rest else value).items():
                     trial[str(inner)], written[str(inner)] = one, (key,) if rest else (key, inner)
             elif word in KEYS:
-                allowed = f"{', '.join(LISTS)} and settings of the trial"
+                allowed = f"{', '.join([*LISTS, *ADJUSTED])} and settings of the trial"
                 self.problems.append(
                     f"{place((key,))}: a profile cannot change '{key}': it overrides settings, never grids; allowed: {allowed}"
                 )
@@ -326,6 +413,8 @@ class _Loader:
             word, _, rest = key.partition(".")
             if word == "grid":
                 self._set_grid(rest, value, f"--set {text}")
+            elif word in ADJUSTED:
+                self._adjust(word, rest, value, f"--set {text}")
             elif word == "trial" and (rest or isinstance(value, Mapping)):
                 for inner, one in ({rest: value} if rest else value).items():
                     trial[str(inner)], texts[str(inner)] = one, text
@@ -338,6 +427,28 @@ class _Loader:
             else:
                 trial[key], texts[key] = value, text
         return set_layer(trial, texts)
+
+    def _adjust(self, word: str, rest: str, value: Any, place: str) -> None:
+        """`search.points`, `search.space.KEY`, `stop.grace`, or several keys of one of them in a mapping."""
+        before = self.file.get(word)
+        if value is None and not rest:
+            self.file.pop(word, None)
+        elif not rest and not isinstance(value, Mapping):
+            self.file[word], self.places[(word,)] = value, place
+        else:
+            kept = (
+                {"by": before} if word == "stop" and isinstance(before, str) and before != "none" else before
+            )
+            found = dict(kept) if isinstance(kept, Mapping) else {}
+            for key, one in ({rest: value} if rest else value).items():
+                first, _, setting = str(key).partition(".")
+                if (word, first) == SEARCHED and setting:
+                    space = found.get(first)
+                    found[first] = {**(space if isinstance(space, Mapping) else {}), setting: one}
+                    self.places[(*SEARCHED, setting)] = place
+                else:
+                    found[str(key)], self.places[(word, str(key))] = one, place
+            self.file[word] = found
 
     def _set_grid(self, key: str, value: Any, place: str) -> None:
         """`grid.KEY`, `grid.NAME.KEY`, `grid.NAME` or `grid` itself."""
@@ -445,12 +556,81 @@ class _Loader:
             self.problems.append(f"{self.place(('weights',))}: weights '{name}' are given twice; keep one")
         return tuple(dict.fromkeys(weights))
 
+    # search and stop -------------------------------------------------------------------------------------------------
+
+    def _say(self, key: Key, text: str) -> None:
+        self.problems.append(f"{self.place(key)}: {text}")
+
+    def _search(self) -> Search | None:
+        return read_search(self.file["search"], self._say) if "search" in self.file else None
+
+    def _samples(
+        self, search: Search | None, protocol: Protocol, look: DataFacts | None = None
+    ) -> list[Planned]:
+        """Trials of a few points that together hold every choice and every end of a range: what is wrong with them is told."""
+        if search is None or self.alone:
+            return []
+        return self._expand([_search_grid(search, search.samples())], (0,), protocol, look)
+
+    def _of_points(self, search: Search | None, seeds: tuple[int, ...], protocol: Protocol) -> list[Planned]:
+        """The trials of the points that the search has proposed, as far as they can be trials."""
+        self.expanded = []
+        possible = [dict(point.values) for point in self.points if not point.problem]
+        return [] if search is None else self._expand([_search_grid(search, possible)], seeds, protocol)
+
+    def _proposals(self) -> tuple[Proposal, ...]:
+        """The points with the fingerprints of their trials."""
+        left = iter(self.expanded)
+        return tuple(
+            point if point.problem else replace(point, fingerprints=next(left, ())) for point in self.points
+        )
+
+    def _first(self, search: Search | None, grids: Sequence[_Grid]) -> _Grid | None:
+        """The grid of the sweep's first trial."""
+        return _search_grid(search, search.samples()[:1]) if search is not None else next(iter(grids), None)
+
+    def _stop(
+        self,
+        first: _Grid | None,
+        planned: Sequence[Planned],
+        protocol: Protocol,
+        look: DataFacts | None = None,
+    ) -> Stop | None:
+        """The rule. Its grace belongs to a length of training, as `start_epoch` does, and follows a changed one.
+
+        `planned`: trials, of which the first tells how many epochs there are now; `first`: the grid that it comes from.
+        """
+        found = self.file.get("stop", "none")
+        stop = read_stop(found, self._say)
+        if stop is None or first is None or not planned or self.problems:
+            return stop
+        now, before = planned[0].trial.epochs, DEFAULT_EPOCHS
+        if isinstance(found, Mapping) and "grace" in found:
+            place = self.places.get(("stop", "grace"), self.places.get(("stop",), ""))
+            above = [] if place.startswith("--set") else [self.set_layer]
+            above += [] if place else self.profile_layers
+            before = self._epochs_without(above, first, protocol, look) or now
+        return stop.model_copy(update={"grace": max(1, scaled(stop.grace, before, now))})
+
+    def _epochs_without(
+        self, above: Sequence[Layer], first: _Grid, protocol: Protocol, look: DataFacts | None
+    ) -> int | None:
+        """How many epochs a trial has before these layers change them; None: they do not, or it cannot be told."""
+        if not any(("epochs",) in layer.expanded[0] for layer in above):
+            return None
+        kept = self.profile_layers, self.set_layer, self.problems
+        self.profile_layers = [_without_epochs(one) if one in above else one for one in kept[0]]
+        self.set_layer = _without_epochs(kept[1])
+        planned = self._expand([first], (0,), protocol, look, most=1)
+        self.profile_layers, self.set_layer, self.problems = kept
+        return planned[0].trial.epochs if planned else None
+
     # grids ---------------------------------------------------------------------------------------------------------
 
-    def _grids(self) -> list[_Grid]:
+    def _grids(self, search: Search | None) -> list[_Grid]:
         found = self.file.get("grid", {})
         if not found:
-            return [_Grid(SINGLE_GRID, ("grid",), {}, {})]
+            return [_Grid(SINGLE_GRID, ("grid",), {}, {})] if "search" not in self.file else []
         if not _is_named(found):
             return [self._grid(SINGLE_GRID, ("grid",), found)]
         for name in found:
@@ -463,6 +643,11 @@ class _Loader:
             else:
                 continue
             self.problems.append(f"{self.place(('grid', name))}: grid '{name}' {text}")
+        if "search" in self.file and SEARCH_GRID in found:
+            self.problems.append(
+                f"{self.place(('grid', SEARCH_GRID))}: tables know the points of the search as '{SEARCH_GRID}'; give this "
+                "grid another name"
+            )
         return [
             self._grid(str(name), ("grid", name), keys)
             for name, keys in found.items()
@@ -507,11 +692,12 @@ class _Loader:
                 if key is None:
                     continue
                 refused.add(words)
-                full = f"grid.{key}" if grid.at == ("grid",) else f"grid.{grid.name}.{key}"
+                what = "search" if grid.at == SEARCHED else "grid"
+                full = ".".join(map(str, grid.at))
                 where = self.place((*grid.at, key))
                 self.problems.append(
-                    f"{leaf.place}: the grid varies {key} ({where}), so it has no single value; "
-                    f"write --set {full}=[{_bare(leaf.value)}], or edit the grid"
+                    f"{leaf.place}: the {what} varies {key} ({where}), so it has no single value; "
+                    f"write --set {full}.{key}=[{_bare(leaf.value)}], or edit the {what}"
                 )
 
         if refused:  # so that they lead to no further problems
@@ -558,7 +744,10 @@ class _Loader:
                     continue
                 self.problems += resolved.idle()
                 values = {key: value for key, (_, value) in point.items()}
-                planned += _planned(resolved, grid, values, self._seed_leaves(seeds))
+                mine = list(_planned(resolved, grid, values, self._seed_leaves(seeds)))
+                planned += mine
+                if grid.listed is not None:
+                    self.expanded.append(tuple(one.fingerprint for one in mine))
             self._refuse_twins(grid, planned)
         return planned
 
@@ -621,13 +810,30 @@ class _Loader:
                 replace(planned, evaluations=tuple(one for name in mine for one in evaluations[name]))
             )
         for name in weights:
-            if name not in used and trials:
+            if name not in used and trials and not self.alone:
                 average = split_weights(name)[1]
                 self.problems.append(
                     f"{self.place(('weights',))}: weights '{name}': no trial keeps an average '{average}'; "
                     f"{known(average, kept - {''})}; see method.averaging"
                 )
         return tuple(result)
+
+
+def _search_grid(search: Search, points: Sequence[Mapping[str, Any]]) -> _Grid:
+    """Points of a search as those of a grid."""
+    listed = [
+        {key: (search.choice(key, value) or 0, value) for key, value in point.items()} for point in points
+    ]
+    varied = {
+        key: entry.ends if isinstance(entry, Range) else list(entry) for key, entry in search.space.items()
+    }
+    return _Grid(SEARCH_GRID, SEARCHED, {}, varied, listed)
+
+
+def _without_epochs(layer: Layer) -> Layer:
+    """A layer that leaves the length of training alone."""
+    kept = {key: value for key, value in layer.settings.items() if _words({key: value}) != {("epochs",)}}
+    return replace(layer, settings=kept)
 
 
 class _DataByName(DataFacts):

@@ -372,7 +372,10 @@ PLAIN = "trial: {data: digits, method: at}\n"
             "x.yaml:4: model.name is 'cnn': unknown model",
         ),
         ("trial:\n  method: at\n  data: digits\n  data: digits\n", "x.yaml:4: key 'data' is given twice"),
-        ("- a\n", "x.yaml:1: a sweep is a mapping with the keys title, description, trial, grid, seeds, "),
+        (
+            "- a\n",
+            "x.yaml:1: a sweep is a mapping with the keys title, description, trial, grid, search, stop, seeds, ",
+        ),
         ("trial: {a\n", "x.yaml:2: not valid YAML"),
     ],
 )
