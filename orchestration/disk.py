@@ -124,7 +124,7 @@ class Budget:
     """
 
     def __init__(self, store: Path, limit: int, footprints: Mapping[str, int]) -> None:
-        self.store, self.limit, self.footprints = store, limit, footprints
+        self.store, self.limit, self.footprints = store, limit, dict(footprints)
         self._taken: int | None = None
 
     def admits(self, identity: str, running: Collection[str]) -> bool:

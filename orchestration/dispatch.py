@@ -4,6 +4,7 @@ A job waits
     for the trials that it needs (`start_from`, `helper`),
     while another one trains a beginning that it can go on from (ham_core.prefix),
     while another process works on the same trial: two sweeps may share trials, and each is trained by one of them.
+Where nothing waits any more, a search is asked for more jobs.
 What is begun comes first, then the order of the plan. A worker that is lost, with its node or without, costs an attempt; a
 trial that got further than at its last loss has all its attempts again. One that ran out of memory is tried once more, alone.
 """
@@ -28,25 +29,32 @@ PATIENCE = 1.0  # seconds between two looks at jobs none of which could start
 ALONE_FAILED = (
     "ran out of memory although it ran alone; lower batch_size or model.width, or use a larger machine"
 )
-Ending = Literal["complete", "failed", "busy", "memory", "lost"]
+Ending = Literal["complete", "failed", "busy", "memory", "lost", "stopped"]
+More = Callable[
+    [], tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[str]]]
+]  # (entries, waits), empty: no more
 
 
 class Listener(Protocol):
     """What is told of a running sweep. `identity` is a trial's fingerprint."""
 
-    jobs: Mapping[str, Job]
     failed: dict[str, str]
+
+    @property
+    def jobs(self) -> Mapping[str, Job]: ...
 
     def started(self, identity: str) -> None: ...
     def reported(self, identity: str, result: dict[str, Any]) -> None: ...
     def retried(self, identity: str, reason: str) -> None: ...
     def ended(self, identity: str, failure: str) -> None: ...
+    def stopped(self, identity: str, rule: str) -> None: ...
 
 
 class Dispatcher:
     """The jobs that are left, and those that run.
 
     entries: {fingerprint: what a worker is told}, in the order of the plan. waits: what each job needs trained before it.
+    more: asked for further ones when a place is free and no job waits.
     """
 
     def __init__(
@@ -58,9 +66,11 @@ class Dispatcher:
         *,
         is_complete: Callable[[Job], bool],
         budget: Budget | None = None,
+        more: More | None = None,
     ) -> None:
-        self.entries, self.waits, self.store, self.listener = entries, waits, store, listener
-        self._is_complete, self.budget = is_complete, budget
+        self.entries, self.waits = dict(entries), dict(waits)
+        self.store, self.listener = store, listener
+        self._is_complete, self.budget, self._more = is_complete, budget, more
         self.epochs = {identity: store.folder(identity).epochs_done() for identity in entries}
         self.waiting = sorted(entries, key=lambda identity: self.epochs[identity] == 0)
         self.running: set[str] = set()
@@ -89,6 +99,8 @@ class Dispatcher:
                 self.running.add(identity)
                 self._recount()
                 return self.entries[identity] | {"alone": identity in self.lonely}
+        if not self.waiting and self._add():
+            return self.next(slots)
         self._looked = time.monotonic()
         if self._full and not self.running and not self._drop_beginnings():
             for identity in sorted(self._full):
@@ -114,6 +126,15 @@ class Dispatcher:
     def _recount(self) -> None:
         if self.budget is not None:
             self.budget.recount()
+
+    def _add(self) -> bool:
+        """Take on further jobs, if there are any."""
+        entries, waits = self._more() if self._more is not None else ({}, {})
+        self.entries |= entries
+        self.waits |= waits
+        self.epochs |= {identity: self.store.folder(identity).epochs_done() for identity in entries}
+        self.waiting += entries
+        return bool(entries)
 
     def _can_start(self, identity: str) -> bool:
         """Whether nothing keeps the job back; one that has come to its end without us leaves the queue."""
@@ -173,6 +194,8 @@ class Dispatcher:
         self._looked = 0.0
         if ending == "busy":
             self.waiting.append(identity)
+        elif ending == "stopped":
+            self.listener.stopped(identity, reason)
         elif ending == "memory" and identity not in self.lonely:
             self.lonely.add(identity)
             self._again(identity, f"{reason}; it is tried once more, alone")

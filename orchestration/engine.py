@@ -27,6 +27,7 @@ from ray.tune.search import Searcher
 
 from ham_core.errors import BusyError, RequestError
 from orchestration.dispatch import Dispatcher, Ending
+from orchestration.stopping import Stopper
 
 OBJECT_STORE = 200 * 1024**2  # bytes; results travel through the trial folders, not through Ray
 PATIENCE = 5.0  # seconds that a worker waits for a trial which another process has
@@ -136,15 +137,16 @@ class Suggester(Searcher):
 class Relay(tune.Callback):
     """Hands Tune's hooks to the dispatcher. No exception escapes: it would end the sweep."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, stopper: Stopper | None = None) -> None:
         self.dispatcher: Dispatcher | None = dispatcher
+        self.stopper = stopper
         self.errors: list[str] = []
         self.last: dict[
             str, dict[str, Any]
         ] = {}  # Tune's trial id -> the event after which its worker has nothing to do
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dispatcher": None, "errors": [], "last": {}}
+        return {"dispatcher": None, "stopper": None, "errors": [], "last": {}}
 
     def _tell(self, hook: str, *arguments: Any) -> None:
         if self.dispatcher is not None:
@@ -166,8 +168,11 @@ class Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = self.last.pop(trial.trial_id, None)
-        if last is not None:  # else an interrupt has ended it
+        if last is not None:
             self._tell("ended", identity_of(trial), ENDINGS[last["kind"]], str(last["reason"]))
+        elif self.stopper is not None and trial.trial_id in self.stopper.stopped:
+            self._tell("ended", identity_of(trial), "stopped", self.stopper.stop.by)
+        # else an interrupt has ended it
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = reason_of(trial)
@@ -286,15 +291,17 @@ def _memory_needed(job: dict[str, Any]) -> tuple[int, int] | None:
 # the sweep ---------------------------------------------------------------------------------------------------------
 
 
-def run(dispatcher: Dispatcher, *, scratch: Path, concurrent: int | None) -> tuple[bool, list[str]]:
+def run(
+    dispatcher: Dispatcher, *, scratch: Path, concurrent: int | None, stopper: Stopper | None = None
+) -> tuple[bool, list[str]]:
     """Run jobs until none is left that could start -> (False: interrupted, problems of the dispatcher).
 
-    Ctrl-C ends it early and in order.
+    Ctrl-C ends it early and in order. `stopper` ends trials that do badly.
     """
     threads = min(one["threads"] for one in dispatcher.entries.values())
     gpu = min(one["gpu"] for one in dispatcher.entries.values())  # Ray itself lets larger ones wait
     scratch = scratch / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    relay = Relay(dispatcher)
+    relay = Relay(dispatcher, stopper)
     counted = _Counted(lambda: min(places(machines(), threads, gpu), concurrent or 1_000_000))
     suggester = Suggester(dispatcher, counted)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = (
@@ -304,6 +311,7 @@ def run(dispatcher: Dispatcher, *, scratch: Path, concurrent: int | None) -> tup
         tune.with_resources(work, request),
         tune_config=tune.TuneConfig(
             search_alg=suggester,
+            scheduler=stopper,
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_short_name,
@@ -320,7 +328,7 @@ def run(dispatcher: Dispatcher, *, scratch: Path, concurrent: int | None) -> tup
         shutil.rmtree(scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # another sweep is using it
             scratch.parent.rmdir()
-    return suggester.finished, relay.errors
+    return suggester.finished, relay.errors + ([] if stopper is None else stopper.errors)
 
 
 class _Counted:

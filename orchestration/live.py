@@ -88,6 +88,16 @@ class Display:
         )
         self.show(line, "failed" if failure else "done", failure or f"{line.seconds:.0f} s")
 
+    def stopped(self, identity: str) -> None:
+        """A rule has ended a trial early."""
+        line = self.lines[identity]
+        line.status, line.ended = "stopped", time.monotonic()
+        self.show(line, "stopped early", f"after {line.epoch} of {line.epochs} epochs")
+
+    def add(self, trials: dict[str, tuple[str, int, int]]) -> None:
+        """Further trials, as when the display was made."""
+        self.lines |= {key: Line(row, epochs, epoch=done) for key, (row, epochs, done) in trials.items()}
+
     def warn(self, sentence: str) -> None:
         """Something people should know."""
 
@@ -139,7 +149,7 @@ class Table(Display):
         from rich.text import Text
 
         lines = list(self.lines.values())
-        done = [line for line in lines if line.status == "done"]
+        done = [line for line in lines if line.status in ("done", "stopped")]
         waiting = sum(line.status == "waiting" for line in lines)
         grid = Grid(box=None, pad_edge=False, title_justify="left", caption_justify="left")
         grid.title = f"{len(done)}/{len(lines)} trials"
@@ -150,7 +160,7 @@ class Table(Display):
                 name, justify="left" if name in ("trial", "status", "worst so far") else "right", no_wrap=True
             )
         shown = sorted(done, key=lambda line: line.ended or 0)[-SHOWN:] + [
-            line for line in lines if line.status not in ("done", "waiting")
+            line for line in lines if line.status not in ("done", "stopped", "waiting")
         ]
         for line in shown:
             grid.add_row(
@@ -165,7 +175,7 @@ class Table(Display):
         return grid
 
 
-COLOURS = {"failed": "red", "done": "green", "trying again": "yellow"}
+COLOURS = {"failed": "red", "done": "green", "trying again": "yellow", "stopped": "yellow"}
 
 
 def display(trials: dict[str, tuple[str, int, int]], console: Console) -> Display:

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from ham_core.data.index import split_problems
 from ham_core.errors import RequestError
-from ham_core.folder import TrialFolder
+from ham_core.folder import TrialFolder, stop_text
 from ham_core.prefix import prefix_file, shared_prefixes
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import fitted
 from orchestration.sweep import Planned, Sweep
 
-Status = Literal["done", "partial", "missing"]
+Status = Literal["done", "stopped", "partial", "missing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,7 @@ class Plan:
         return {
             "trials": len(self.steps),
             "done": counts["done"],
+            "stopped": counts["stopped"],
             "partial": counts["partial"],
             "missing": counts["missing"],
         }
@@ -92,17 +93,18 @@ class Plan:
     @property
     def todo(self) -> tuple[Step, ...]:
         """The trials for which something remains, in order."""
-        return tuple(step for step in self.steps if step.status != "done")
+        return tuple(step for step in self.steps if step.status not in ("done", "stopped"))
 
     def to_json(self, origins: bool = False) -> dict[str, Any]:
         """What `ham plan --json` prints."""
+        search, proposed = self.sweep.search, len(self.sweep.points)
         return {
             "sweep": self.sweep.name,
             "profile": self.sweep.profile,
             "trials": [step.to_json(origins) for step in self.steps],
             "summary": self.summary,
             "epochs": self.epochs,
-        }
+        } | ({} if search is None else {"search": {"points": search.points, "proposed": proposed}})
 
 
 def plan(sweep: Sweep, store: str | Path) -> Plan:
@@ -112,15 +114,27 @@ def plan(sweep: Sweep, store: str | Path) -> Plan:
     """
     steps: list[Step] = []
     problems: list[str] = []
+    needed = {need for planned in sweep.trials for need in planned.needs}
     for planned in sweep.trials:
         try:
-            steps.append(examine(planned, store))
+            step = examine(planned, store)
+            steps.append(step if planned.fingerprint in needed else _unless_stopped(step, sweep, store))
         except RequestError as error:
             problems += error.problems
     problems += split_problems((step.planned.trial.data for step in steps if step.epochs_left), light=True)
     if problems:
         raise RequestError(problems)
     return Plan(sweep, tuple(_with_sharing(_in_order(steps), store)))
+
+
+def _unless_stopped(step: Step, sweep: Sweep, store: str | Path) -> Step:
+    """The step, without anything to do where this sweep has stopped the trial early. Without `stop` it goes on."""
+    if sweep.stop is None or step.status != "partial" or step.retrains:
+        return step
+    label = TrialFolder.of(store, step.planned.fingerprint).stopped()
+    if label is None or label["sweep"] != sweep.name:
+        return step
+    return Step(step.planned, "stopped", stop_text(label), 0, ())
 
 
 def _in_order(steps: Sequence[Step]) -> list[Step]:
@@ -144,12 +158,17 @@ def _with_waiting(step: Step, rows: Sequence[str]) -> Step:
     return replace(step, why=f"{step.why}; waits for {' and '.join(rows)}")
 
 
-def sharing(steps: Sequence[Step], store: str | Path) -> dict[str, dict[int, str]]:
-    """The beginnings that these trials share with each other, or that the store has: {fingerprint: {epochs: name}}."""
+def sharing(
+    steps: Sequence[Step], store: str | Path, *, for_others: bool = False
+) -> dict[str, dict[int, str]]:
+    """The beginnings that these trials share with each other, or that the store has: {fingerprint: {epochs: name}}.
+
+    `for_others`: all that they could share with trials that are still to come.
+    """
     training = {
         step.planned.fingerprint: (step.planned.trial, step.epochs_done) for step in steps if step.epochs_left
     }
-    return shared_prefixes(training, lambda name: prefix_file(store, name).exists())
+    return shared_prefixes(training, lambda name: for_others or prefix_file(store, name).exists())
 
 
 def _with_sharing(steps: Sequence[Step], store: str | Path) -> list[Step]:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, cast
 from ham_core.config import Trial
 from ham_core.errors import RequestError
 from ham_core.folder import unwritable
-from ham_core.protocol import EvaluationAttack
+from ham_core.scores import watched_metric
 from ham_core.starts import with_needed
 from orchestration import disk, packing
 from orchestration.dispatch import Dispatcher, has_what_it_needs
 from orchestration.plan import examine, plan, sharing
 from orchestration.sealed_runs import corruption
+from orchestration.search import Proposer, front, is_stopped, marks_of, points_of, resumed
 from orchestration.status import remember
 from orchestration.store import Store
 from orchestration.tracking import run_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ham_core.run import Event
     from orchestration.live import Display
     from orchestration.plan import Step
+    from orchestration.search import Point
     from orchestration.sweep import Planned, Sweep
     from orchestration.tracking import Job, Status, Tracker
 
@@ -57,11 +59,16 @@ class Resources:
 
 @dataclass
 class Outcome:
-    """How a sweep ended. `failed`: {row text: reason}; `tracking`: why MLflow is incomplete, if it is."""
+    """How a sweep ended. `failed`: {row text: reason}; `tracking`: why MLflow is incomplete, if it is.
+
+    `stopped`: how many trials a rule has ended early, now or before; `best`: the best points of the search, as records.
+    """
 
     done: list[str] = field(default_factory=list)
     reused: int = 0
+    stopped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    best: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
     tracking: str = ""
 
@@ -81,16 +88,26 @@ def run_sweep(
     note: str = "",
 ) -> Outcome:
     """Train and evaluate what is missing, and bring MLflow up to date. RequestError before anything has started."""
-    jobs = [step.planned for step in plan(sweep, store.path).todo]
+    sweep = resumed(sweep, store)
+    made = plan(sweep, store.path)
+    jobs = [step.planned for step in made.todo]
+    outcome = Outcome(reused=made.summary["done"])
+    proposer = Proposer(sweep, store) if sweep.search is not None else None
+    if proposer is not None and not jobs:  # the first point is looked at before anything starts
+        jobs = [step.planned for step in proposer.more({})]
     check(jobs, store, resources)
-    outcome = Outcome(reused=len(sweep.trials) - len(jobs))
-    remember(sweep, store, {})
     recorder = Recorder(
         uri, store, sweep.trials, sweep, warn=lambda sentence: console.print(sentence, markup=False)
     )
+    recorder.grow(proposer)
     if jobs:
-        _run(jobs, store, recorder, resources, console, outcome)
-        remember(sweep, store, recorder.failures)
+        _run(jobs, store, recorder, resources, console, outcome, proposer)
+        recorder.grow(proposer)
+    sweep = recorder.sweep or sweep
+    outcome.stopped = sum(is_stopped(sweep, store, one.fingerprint) for one in sweep.trials)
+    if sweep.search is not None:
+        records = [point.record() for point in recorder.points]
+        outcome.best = front(records, sweep.search.goal)
     recorder.finish(interrupted=outcome.interrupted)
     outcome.tracking = recorder.problem
     return outcome
@@ -239,41 +256,67 @@ def _run(
     resources: Resources,
     console: Console,
     outcome: Outcome,
+    proposer: Proposer | None = None,
 ) -> None:
     from orchestration import engine, live
+    from orchestration.stopping import Stopper
 
+    jobs, sweep = list(jobs), recorder.sweep
     told = lines_of(jobs, store)
     with engine.cluster(resources.address, processors()) as available:
         gpu = _share(resources, available)
         steps = [examine(cast("Planned", job), store.path) for job in jobs]
-        prefixes = sharing(steps, store.path) if recorder.trains else {}
-        # All that a trial leaves stays where another one is about to use it.
-        needed = {need for job in jobs for need in job.needs} if not resources.keep_all else set(told)
-        entries = {
-            job.fingerprint: entry(
-                job,
-                store,
-                resources.threads,
-                gpu,
-                prefixes.get(job.fingerprint, {}),
-                train=recorder.trains,
-                keep=None if job.fingerprint in needed else disk.kept_rules(job.evaluations),
-            )
-            for job in jobs
-        }
-        if gpu and resources.gpus_per_trial is None:
-            asked = packing.shares(list(entries.values()), engine.kinds_of_gpu(), store, engine.measure)
-            entries = {identity: one | {"gpu": asked[identity]} for identity, one in entries.items()}
+        for_others = proposer is not None and proposer.shares_beginnings
+        prefixes = sharing(steps, store.path, for_others=for_others) if recorder.trains else {}
+        entries = entries_of(
+            jobs, store, resources, gpu, prefixes, train=recorder.trains, measure=engine.measure
+        )
+        budget = _budget(jobs, store, resources)
         recorder.begin()
         with live.display(told, console) as shown:
             listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
+
+            def more() -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
+                """The jobs of the search's next point."""
+                assert proposer is not None
+                try:
+                    steps = proposer.more(listener.failed)
+                except RequestError as error:  # what runs is worth more than what it would be told
+                    outcome.failed["the search"] = " ".join(error.problems)
+                    return {}, {}
+                if not steps:
+                    return {}, {}
+                new = [step.planned for step in steps]
+                jobs.extend(new)
+                listener.jobs.update({job.fingerprint: job for job in new})
+                shown.add(lines_of(new, store))
+                recorder.failures = listener.failed
+                recorder.grow(proposer)
+                if budget is not None:
+                    budget.footprints |= _footprints(new)
+                shared = sharing(steps, store.path, for_others=for_others)
+                added = entries_of(
+                    new, store, resources, gpu, shared, measure=lambda some: [None] * len(some)
+                )
+                return added, {
+                    job.fingerprint: tuple(need for need in job.needs if not store.folder(need).is_done())
+                    for job in new
+                }
+
+            stopper = None
+            if sweep is not None and sweep.stop is not None:
+                stopper = Stopper(sweep.stop, store, listener.jobs, sweep.trials)
             dispatcher = Dispatcher(
                 entries,
                 waits_of(steps),
                 store,
                 listener,
-                is_complete=lambda job: is_complete(job, store),
-                budget=_budget(jobs, store, resources),
+                is_complete=lambda job: (
+                    is_complete(job, store)
+                    or (sweep is not None and is_stopped(sweep, store, job.fingerprint))
+                ),
+                budget=budget,
+                more=None if proposer is None else more,
             )
             finished, problems = True, list[str]()
             try:
@@ -282,6 +325,7 @@ def _run(
                         dispatcher,
                         scratch=store.path / "ray",
                         concurrent=resources.concurrent,
+                        stopper=stopper,
                     )
                     problems += missed
                     if finished and not dispatcher.is_over:
@@ -293,21 +337,23 @@ def _run(
                     f"the display or the record missed an event ({problem}); it is completed at the end"
                 )
     by_fingerprint = {job.fingerprint: job for job in jobs}
-    outcome.failed = {run_name(by_fingerprint[key]): reason for key, reason in listener.failed.items()}
+    outcome.failed |= {run_name(by_fingerprint[key]): reason for key, reason in listener.failed.items()}
     recorder.failures = listener.failed
     outcome.done = [job.fingerprint for job in jobs if is_complete(job, store)]
     outcome.interrupted = not finished
 
 
 def _budget(jobs: Sequence[Job], store: Store, resources: Resources) -> disk.Budget | None:
-    if resources.disk is None:
-        return None
+    return None if resources.disk is None else disk.Budget(store.path, resources.disk, _footprints(jobs))
+
+
+def _footprints(jobs: Sequence[Job]) -> dict[str, int]:
+    """{fingerprint: bytes of a trial while it trains}, as far as they are known."""
     found = {
         job.fingerprint: disk.footprint(job.trial, job.evaluations, disk.kept_rules(job.evaluations))
         for job in jobs
     }
-    training = {identity: one.training for identity, one in found.items() if one is not None}
-    return disk.Budget(store.path, resources.disk, training)
+    return {identity: one.training for identity, one in found.items() if one is not None}
 
 
 def waits_of(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
@@ -343,6 +389,44 @@ def _share(resources: Resources, available: dict[str, float]) -> float:
     return share
 
 
+def entries_of(
+    jobs: Sequence[Job],
+    store: Store,
+    resources: Resources,
+    gpu: float,
+    prefixes: Mapping[str, Mapping[int, str]],
+    *,
+    train: bool = True,
+    measure: packing.Measure,
+) -> dict[str, dict[str, Any]]:
+    """{fingerprint: what a worker is told}. `gpu`: a trial's share; where it is left to us, `measure` says what it needs.
+
+    A measure that answers None does not wait for GPUs that are at work.
+    """
+    from orchestration import engine
+
+    # All that a trial leaves stays where another one is about to use it.
+    needed = {need for job in jobs for need in job.needs}
+    entries = {
+        job.fingerprint: entry(
+            job,
+            store,
+            resources.threads,
+            gpu,
+            prefixes.get(job.fingerprint, {}),
+            train=train,
+            keep=None
+            if resources.keep_all or job.fingerprint in needed
+            else disk.kept_rules(job.evaluations),
+        )
+        for job in jobs
+    }
+    if gpu and resources.gpus_per_trial is None:
+        asked = packing.shares(list(entries.values()), engine.kinds_of_gpu(), store, measure)
+        entries = {identity: one | {"gpu": asked[identity]} for identity, one in entries.items()}
+    return entries
+
+
 def entry(
     job: Job,
     store: Store,
@@ -375,7 +459,7 @@ def entry(
 class Listener:
     """Tells the display and the record what Ray tells us, and remembers who failed."""
 
-    def __init__(self, jobs: Mapping[str, Job], recorder: Recorder, shown: Display) -> None:
+    def __init__(self, jobs: dict[str, Job], recorder: Recorder, shown: Display) -> None:
         self.jobs, self.recorder, self.shown = jobs, recorder, shown
         self.failed: dict[str, str] = {}
         recorder.warn = shown.warn
@@ -406,6 +490,15 @@ class Listener:
         self.shown.ended(identity, reason)
         self.recorder.sync(self.jobs[identity], "FAILED" if reason else None, reason)
 
+    def stopped(self, identity: str, rule: str) -> None:
+        """A rule has ended it early; its folder says so from here on."""
+        job, sweep = self.jobs[identity], self.recorder.sweep
+        folder = self.recorder.store.folder(identity)
+        label = {"epoch": folder.epochs_done(), "epochs": job.trial.epochs}
+        folder.stop(label | {"rule": rule, "sweep": sweep.name if sweep is not None else ""})
+        self.shown.stopped(identity)
+        self.recorder.sync(job, "KILLED")
+
 
 # the record --------------------------------------------------------------------------------------------------------
 
@@ -428,6 +521,7 @@ class Recorder:
     ) -> None:
         self.uri, self.store, self.jobs, self.sweep, self.warn = uri, store, jobs, sweep, warn
         self.trains = trains
+        self.points: list[Point] = []  # of the sweep's search
         self.failures: dict[str, str] = {}
         self.problem = ""  # why the record is incomplete at the end
         self._tracker: Tracker | None = None
@@ -437,6 +531,19 @@ class Recorder:
     def begin(self) -> None:
         """The sweep's parent run is there before the first trial starts, if the tracking server answers."""
         self._guarded(lambda tracker: None)
+
+    def grow(self, proposer: Proposer | None) -> None:
+        """Write down how the sweep stands, with what its search has proposed, in the store and in MLflow's plan."""
+        grown = self.sweep
+        if proposer is not None:
+            grown, self.points = proposer.sweep, proposer.points(self.failures)
+        if grown is None:
+            return
+        remember(grown, self.store, self.failures, self.points)
+        if grown is not self.sweep:
+            self.sweep, self.jobs = grown, grown.trials
+            if self._tracker is not None:
+                self._guarded(lambda tracker: tracker.open_sweep(grown))
 
     def sync(self, job: Job, status: Status | None, failure: str = "") -> None:
         """Log what is new of one trial."""
@@ -452,6 +559,9 @@ class Recorder:
             for job in self.jobs:
                 tracker.sync(job, self.store.folder(job.fingerprint), *self._end_of(job))
             if self.sweep is not None:
+                for identity, (number, worst, avg) in marks_of(self._points()).items():
+                    scores = {"worst": worst, "avg": avg}
+                    tracker.mark(self.store.folder(identity), self.sweep.name, number, scores)
                 tracker.close_sweep("KILLED" if interrupted else "FAILED" if self.failures else "FINISHED")
         except RequestError as error:  # a damaged file of a trial
             self.problem = " ".join(error.problems)
@@ -460,6 +570,12 @@ class Recorder:
                 f"MLflow at {self.uri} could not be brought up to date ({_sentence(error)}); nothing is lost, "
                 "the same command completes it when it answers again"
             )
+
+    def _points(self) -> list[Point]:
+        """The points of the sweep's search as they stand in the store."""
+        if self.points or self.sweep is None:
+            return self.points
+        return points_of(self.sweep, self.store, self.failures)
 
     def _end_of(self, job: Job) -> tuple[Status | None, str]:
         """What the folder cannot tell about how a trial ended. Nobody works on it any more."""
@@ -584,11 +700,6 @@ def _run_here(
     except (RequestError, DivergedError) as error:
         failure = str(error)
     listener.ended(job.fingerprint, failure)
-
-
-def watched_metric(trial: Trial) -> str:
-    """The accuracy that is shown while a trial trains: robust, on the selection images."""
-    return f"val/{EvaluationAttack(kind='pgd', steps=trial.selection.steps).key}"
 
 
 def told_of(event: Event, watched: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ham_core.errors import RequestError
 from ham_core.folder import write_json
+from orchestration.space import Proposal
 from orchestration.status import recorded_sweeps
 from orchestration.store import Store
 from orchestration.sweep import Sweep, parse_sweep
@@ -19,8 +20,13 @@ def expanded(recorded: Mapping[str, Any]) -> Sweep:
     """
     name = recorded["name"]
     refuse_without_file(recorded)
+    points = [Proposal(one["number"], one["values"], one["problem"]) for one in recorded.get("points", ())]
     sweep = parse_sweep(
-        recorded["text"], recorded["source"], profile=recorded["profile"], sets=recorded["sets"]
+        recorded["text"],
+        recorded["source"],
+        profile=recorded["profile"],
+        sets=recorded["sets"],
+        points=points,
     )
     now = {one.fingerprint for one in sweep.trials}
     before = {one["fingerprint"] for one in recorded["trials"]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ham_core import ownership
@@ -16,18 +16,20 @@ from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.protocol import identity_of_evaluation
 from orchestration.estimate import kind_of, remaining
+from orchestration.search import front
 from orchestration.store import Store
 from orchestration.sweep import plan_records
 from orchestration.tracking import run_name
 
 if TYPE_CHECKING:
+    from orchestration.search import Point
     from orchestration.sweep import Sweep
 
-STATES = ("running", "done", "failed", "partial", "missing")
+STATES = ("running", "done", "stopped", "failed", "partial", "missing")
 
 
-def remember(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> None:
-    """Write down what a sweep is about to run, or how it ended."""
+def remember(sweep: Sweep, store: Store, failures: Mapping[str, str], points: Sequence[Point] = ()) -> None:
+    """Write down what a sweep is about to run, or how it ended. `points`: of its search."""
     (store.path / "sweeps").mkdir(parents=True, exist_ok=True)
     trials = [
         record
@@ -42,9 +44,14 @@ def remember(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> None:
         }
         for record, one in zip(plan_records(sweep), sweep.trials, strict=True)
     ]
+    searched: dict[str, Any] = {}
+    if sweep.search is not None:
+        searched["search"] = {"points": sweep.search.points, "goal": list(sweep.search.goal)}
+        searched["points"] = [point.record() for point in points]
     write_json(
         store.path / "sweeps" / f"{sweep.name}.json",
-        {
+        searched
+        | {
             "name": sweep.name,
             "time": time.time(),
             "source": sweep.source,
@@ -84,7 +91,7 @@ def recorded_sweep(store: Store, name: str) -> dict[str, Any]:
 
 
 def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
-    trials = [_trial(store, one) for one in recorded["trials"]]
+    trials = [_trial(store, one, recorded["name"]) for one in recorded["trials"]]
     untrained = [
         one
         for one, trial in zip(recorded["trials"], trials, strict=True)
@@ -104,12 +111,22 @@ def _sweep(store: Store, recorded: dict[str, Any]) -> dict[str, Any]:
         "counts": {state: counts[state] for state in STATES},
         "left": remaining(recorded["trials"], trials, store),
         "trials": trials,
+    } | _searched(recorded)
+
+
+def _searched(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """{"search": {"points", "proposed", "goal", "best"}} of a sweep that searches, as its driver last wrote it down."""
+    if "search" not in recorded:
+        return {}
+    search, points = recorded["search"], recorded["points"]
+    return {
+        "search": search | {"proposed": len(points), "best": front(points, search["goal"])},
     }
 
 
-def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
+def _trial(store: Store, planned: dict[str, Any], sweep: str) -> dict[str, Any]:
     folder = store.folder(planned["fingerprint"])
-    state = state_of(folder, planned)
+    state = state_of(folder, planned, sweep)
     done = planned["epochs"] if state == "done" else folder.epochs_done()  # its journal was found whole
     return {
         "fingerprint": planned["fingerprint"],
@@ -121,8 +138,8 @@ def _trial(store: Store, planned: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def state_of(folder: TrialFolder, planned: Mapping[str, Any]) -> str:
-    """running, done, failed, partial or missing; `planned`: the trial as a driver wrote it down."""
+def state_of(folder: TrialFolder, planned: Mapping[str, Any], sweep: str = "") -> str:
+    """One of STATES; `planned`: the trial as a driver wrote it down; `stopped`: early, by the sweep of that name."""
     if (
         folder.is_done()
         and not folder.lost_epochs()
@@ -133,6 +150,9 @@ def state_of(folder: TrialFolder, planned: Mapping[str, Any]) -> str:
         return "running"
     if planned["failure"]:
         return "failed"
+    label = folder.stopped()
+    if label is not None and label["sweep"] == sweep:
+        return "stopped"
     return "partial" if folder.is_done() or folder.epochs_done() else "missing"
 
 

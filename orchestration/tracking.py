@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ham_core.config import Trial, fingerprint, flatten
 from ham_core.errors import RequestError
-from ham_core.folder import TrialFolder, read_json
+from ham_core.folder import TrialFolder, read_json, stop_text
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import label_of, needs_of, sources_of
@@ -515,6 +515,9 @@ class Tracker:
         wanted = [identity_of_evaluation(job.fingerprint, job.trial, one) for one in job.evaluations]
         if status is None and done and all(folder.has_evaluation(one) for one in wanted):
             status = "FINISHED"
+        stopped = folder.stopped() if status != "RUNNING" else None
+        if stopped is not None:
+            status = "KILLED"
         record = self._records.get(job.fingerprint)
         if record is None and status is None and not (folder.path / "trial.json").exists():
             return
@@ -538,6 +541,7 @@ class Tracker:
         self._set_tags(record, {"synced": synced.as_tag()} | (machine_tags(facts) if facts else {}))
         if done and not record.tags.get(SEAL):
             self._seal(record, folder)
+        self._set_stop(record, stop_text(stopped) if stopped is not None else "")
         self._set_status(record, folder, status, failure)
 
     def _seal(self, record: _Record, folder: TrialFolder) -> None:
@@ -545,6 +549,33 @@ class Tracker:
         data = self._client.get_run(record.run_id).data
         seal = seal_of(record.tags["fingerprint"], data.metrics, data.params)
         self._set_tags(record, series_tags(folder.journal(), metric_key) | {SEAL: seal})
+
+    def mark(self, folder: TrialFolder, sweep: str, number: int, scores: Mapping[str, float]) -> None:
+        """Note of a trial which point of a search it belongs to, and the scores of that point, {"worst": 0.31, "avg": 0.5}."""
+        record = self._records.get(folder.path.name)
+        tag = {f"search.{sweep}": json.dumps({"point": number, **scores})}
+        if record is None or record.tags.items() >= tag.items():
+            return
+        was_sealed = bool(record.tags.get(SEAL))
+        if was_sealed:
+            self._set_tags(record, {SEAL: OPEN})
+        self._log(record.run_id, [(f"search/{goal}", score, _now(), 0) for goal, score in scores.items()])
+        record.metrics = (
+            None
+            if record.metrics is None
+            else record.metrics | {f"search/{goal}": score for goal, score in scores.items()}
+        )
+        if was_sealed:
+            self._seal(record, folder)
+        self._set_tags(record, tag)
+
+    def _set_stop(self, record: _Record, words: str) -> None:
+        """The tag of a trial that was stopped early; without words it was not, or has gone on since."""
+        if words:
+            self._set_tags(record, {"stopped": words})
+        elif "stopped" in record.tags:
+            self._client.delete_tag(record.run_id, "stopped")
+            del record.tags["stopped"]
 
     def _is_current(
         self, record: _Record, folder: TrialFolder, status: Status | None, wanted: Sequence[str]

@@ -89,7 +89,13 @@ class Trial:
     @property
     def state(self) -> str:
         """In words, for the list of what a table waits for."""
-        return "not run" if self.run is None else self.run.status.lower()
+        if self.run is None:
+            return "not run"
+        return (
+            self.run.status.lower()
+            if self.finished
+            else self.run.tags.get("stopped", self.run.status.lower())
+        )
 
     @property
     def protocol(self) -> Protocol | None:

@@ -135,14 +135,14 @@ def explain_trial(trial: str, against: str | None, sweep: str | None, store: Pat
 
 def _sweep_of(store: Store, name: str) -> Sweep:
     """A sweep by its file, or as it was started here."""
+    from orchestration.search import load
     from orchestration.started import expanded
     from orchestration.status import recorded_sweeps
-    from orchestration.sweep import load_sweep
 
     for recorded in recorded_sweeps(store):
         if recorded["name"] == name:
             return expanded(recorded)
-    return load_sweep(name)
+    return load(name, store, None, ())
 
 
 def _print_explanation(answer: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ from orchestration.cli.shared import (
     open_store,
     tracking_uri,
 )
+from orchestration.live import percent
 
 if TYPE_CHECKING:
     from orchestration.plan import Plan, Step
@@ -65,10 +66,10 @@ def sweep(
     from orchestration.disk import bytes_in
     from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_sweep
-    from orchestration.sweep import load_sweep
+    from orchestration.search import load, resumed
 
-    found = load_sweep(sweep, profile=profile, sets=settings or ())
     place = open_store(store)
+    found = load(sweep, place, profile, settings or ())
     address_of_mlflow = tracking_uri(uri, place)
     resources = Resources(
         threads=threads,
@@ -80,7 +81,7 @@ def sweep(
     )
     outcome = run_sweep(found, place, address_of_mlflow, resources=resources, console=console(stderr=True))
     _summary(found.name, outcome, store, uri)
-    complain(doubtful(results_of(found.trials, place)))
+    complain(doubtful(results_of(resumed(found, place).trials, place)))
     return outcome.exit_code
 
 
@@ -90,11 +91,35 @@ def _summary(name: str, outcome: Outcome, store: Path, uri: str | None) -> None:
     if outcome.tracking:
         complain([outcome.tracking])
     counts = f"{len(outcome.done)} trained, {outcome.reused} reused, {len(outcome.failed)} failed"
-    print(f"{name}: {counts}{', interrupted' if outcome.interrupted else ''}")
+    early = f", {outcome.stopped} stopped early" if outcome.stopped else ""
+    print(f"{name}: {counts}{early}{', interrupted' if outcome.interrupted else ''}")
+    _print_best(outcome.best)
     if outcome.interrupted:
         complain(["interrupted; the same command continues"])
     elif not outcome.failed:
         print(f"tables: {next_command('report', store, uri)}")
+
+
+def _print_best(points: Sequence[Mapping[str, Any]]) -> None:
+    """The best point of a search, or of several goals those that no other one beats."""
+    if not points:
+        return
+    keys = list(dict.fromkeys(key for point in points for key in point["values"]))
+    rows = [
+        (point["number"], *(_value(point["values"].get(key)) for key in keys), *map(percent, _scores(point)))
+        for point in points
+    ]
+    title = "best point" if len(points) == 1 else f"{len(points)} points that no other one beats"
+    print(f"{title}, on held-out images")
+    grid(("point", *keys, "worst, at least", "avg"), rows)
+
+
+def _scores(point: Mapping[str, Any]) -> tuple[float, float]:
+    return point["worst"], point["avg"]
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def plan(
@@ -112,10 +137,10 @@ def plan(
     from orchestration.disk import estimate_bytes
     from orchestration.estimate import estimate
     from orchestration.plan import plan as make_plan
-    from orchestration.sweep import load_sweep
+    from orchestration.search import load
 
     place = open_store(store)
-    made = make_plan(load_sweep(sweep, profile=profile, sets=settings or ()), place.path)
+    made = make_plan(load(sweep, place, profile, settings or ()), place.path)
     cost = estimate(made, place) | {"bytes": estimate_bytes(made)}
     if as_json:
         emit(made.to_json(origins) | {"estimate": cost})
@@ -157,6 +182,7 @@ def _headline(made: Plan, cost: dict[str, Any]) -> str:
 
     words = {"done": "done", "partial": "half done", "missing": "missing"}
     counts = ", ".join(f"{made.summary[state]} {word}" for state, word in words.items())
+    counts += f", {made.summary['stopped']} stopped early" if made.summary["stopped"] else ""
     text = f"{made.summary['trials']} trials: {counts}; {cost['epochs_left']} epochs left"
     adopting = [step for step in made.steps if step.adopted]
     if adopting:
@@ -165,6 +191,10 @@ def _headline(made: Plan, cost: dict[str, Any]) -> str:
         text += f", about {_duration(cost['seconds'])} one after the other (from {cost['measured_on']} trained trials)"
     if cost["bytes"] and made.todo:
         text += f"; about {size_in_words(cost['bytes'])} on disk"
+    search, proposed = made.sweep.search, len(made.sweep.points)
+    if search is not None and proposed < search.points:
+        left = search.points - proposed
+        text += f"; {left} of {search.points} points of the search are still to come, {left * len(made.sweep.seeds)} trials"
     return text
 
 
@@ -207,6 +237,9 @@ def _print_sweep(one: dict[str, Any]) -> None:
     following = [trial["row"] for trial in one["trials"] if trial["status"] == "missing"]
     if one["left"]["epochs"]:
         print(f"  left     {_left(one['left'])}")
+    if "search" in one:
+        print(f"  search   {one['search']['proposed']} of {one['search']['points']} points proposed")
+        _print_best(one["search"]["best"])
     if following:
         more = f" and {len(following) - NEXT} more" if len(following) > NEXT else ""
         print(f"  next     {'; '.join(following[:NEXT])}{more}")

@@ -289,9 +289,9 @@ def _jobs(
             f"ham evaluate: {given} changes the trials of a sweep; give it with --sweep FILE, or leave it out"
         )
     if sweep is not None:
-        from orchestration.sweep import load_sweep
+        from orchestration.search import load
 
-        planned = load_sweep(sweep, profile=profile, sets=sets).trials
+        planned = load(sweep, store, profile, sets).trials
         return [replace(one, evaluations=tuple(wanted)) for one in planned if one.grids]
     folders = {folder.path.name: folder for folder in map(store.find, prefixes)}
     return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()]

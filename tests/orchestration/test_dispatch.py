@@ -46,6 +46,9 @@ class Listener:
             self.failed[identity] = failure
         self.told.append(("ended", identity, failure))
 
+    def stopped(self, identity: str, rule: str) -> None:
+        self.told.append(("stopped", identity, rule))
+
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +169,47 @@ def test_a_failure_of_the_one_that_trains_it_sets_the_others_free(begin: Callabl
     assert all_next(jobs) == [FIRST]
     jobs.ended(identity_of(jobs, FIRST), "failed", "diverged")
     assert all_next(jobs) == [SECOND]
+
+
+def test_a_job_that_is_stopped_early_sets_those_free_that_wait_for_its_beginning(
+    begin: Callable[..., Dispatcher],
+) -> None:
+    jobs = begin(GRID, "seeds=0")
+    assert all_next(jobs) == [FIRST]
+    jobs.ended(identity_of(jobs, FIRST), "stopped", "asha")
+    assert jobs.listener.told[-1] == ("stopped", identity_of(jobs, FIRST), "asha")  # type: ignore[attr-defined]
+    assert all_next(jobs) == [SECOND]
+    jobs.ended(identity_of(jobs, SECOND), "complete")
+    assert jobs.is_over
+    assert jobs.listener.failed == {}
+
+
+def test_more_jobs_are_asked_for_when_none_waits_and_a_place_is_free(
+    begin: Callable[..., Dispatcher],
+) -> None:
+    jobs = begin()
+    entries, rest = dict(jobs.entries), list(jobs.waiting)
+    asked: list[int] = []
+
+    def more() -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+        asked.append(len(jobs.running))
+        taken = [rest.pop()] if rest else []
+        return {one: entries[one] for one in taken}, dict.fromkeys(taken, ())
+
+    jobs.entries, jobs.waiting, jobs._more = {}, [], more
+    first = jobs.next(1)
+    assert row(jobs, first) == "trades seed=1"
+    assert jobs.next(1) is None
+    assert asked == [0], "not while every place is taken"
+    assert row(jobs, jobs.next(2)) == "trades seed=0"
+    jobs.ended(str(first and first["fingerprint"]), "complete")
+    assert all_next(jobs) == ["at seed=1", "at seed=0"]
+
+
+def test_no_more_jobs_are_asked_for_while_one_waits(begin: Callable[..., Dispatcher]) -> None:
+    jobs = begin(GRID, "seeds=0")
+    jobs._more = lambda: pytest.fail("asked, although the second one waits for a beginning")
+    assert all_next(jobs) == [FIRST]
 
 
 # other processes -----------------------------------------------------------------------------------------------------

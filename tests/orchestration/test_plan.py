@@ -114,7 +114,7 @@ def test_one_more_value_in_a_grid_is_one_more_trial(sweep: Sweep, tmp_path: Path
     evaluate(sweep.trials[0], tmp_path, "best/clean", "best/pgd20")
     found = plan(written(tmp_path, SWEEP.replace("[0.1]", "[0.1, 0.2]")), tmp_path)
     assert [step.status for step in found.steps] == ["done", "missing"]
-    assert found.summary == {"trials": 2, "done": 1, "partial": 0, "missing": 1}
+    assert found.summary == {"trials": 2, "done": 1, "stopped": 0, "partial": 0, "missing": 1}
     assert [step.planned.values["epsilon"] for step in found.todo] == [0.2]
 
 
@@ -161,7 +161,7 @@ def test_the_plan_as_json_has_status_and_why_of_every_trial(sweep: Sweep, tmp_pa
                 "evaluations_left": ["best/clean", "best/pgd20"],
             }
         ],
-        "summary": {"trials": 1, "done": 0, "partial": 0, "missing": 1},
+        "summary": {"trials": 1, "done": 0, "stopped": 0, "partial": 0, "missing": 1},
         "epochs": {"left": 2, "unshared": 2},
     }
 
