@@ -141,9 +141,8 @@ class Relay(tune.Callback):
         self.dispatcher: Dispatcher | None = dispatcher
         self.stopper = stopper
         self.errors: list[str] = []
-        self.last: dict[
-            str, dict[str, Any]
-        ] = {}  # Tune's trial id -> the event after which its worker has nothing to do
+        # Tune's trial id -> the event after which its worker has nothing to do
+        self.last: dict[str, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dispatcher": None, "stopper": None, "errors": [], "last": {}}
@@ -176,9 +175,7 @@ class Relay(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = reason_of(trial)
-        killed = (
-            "OutOfMemoryError" in reason or "low on memory" in reason
-        )  # by Ray, before the system does it
+        killed = "OutOfMemoryError" in reason or "low on memory" in reason  # by Ray, before the system
         self._tell("ended", identity_of(trial), "memory" if killed else "lost", reason)
 
 
@@ -304,9 +301,8 @@ def run(
     relay = Relay(dispatcher, stopper)
     counted = _Counted(lambda: min(places(machines(), threads, gpu), concurrent or 1_000_000))
     suggester = Suggester(dispatcher, counted)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = (
-        "64"  # workers start side by side; the dispatcher counts places
-    )
+    # Workers start side by side; the dispatcher counts places.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "64"
     tuner = tune.Tuner(
         tune.with_resources(work, request),
         tune_config=tune.TuneConfig(

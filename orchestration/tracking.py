@@ -739,7 +739,7 @@ class Tracker:
 
         metrics = [
             Metric(metric_key(key), value, moment, step)
-            for key, value, moment, step in dict.fromkeys(points)  # one twice in a batch is an error to PostgreSQL
+            for key, value, moment, step in dict.fromkeys(points)  # PostgreSQL refuses one twice
             if math.isfinite(value)
         ]
         for first in range(0, len(metrics), BATCH):

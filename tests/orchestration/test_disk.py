@@ -35,7 +35,9 @@ def test_the_footprint_is_that_of_real_files(tmp_path: Path) -> None:
         if event.kind in ("epoch", "trained"):
             largest = max(largest, used(folder.path))
     checkpoint = found.prefix - 3 * 2 * (found.prefix // 9)
-    assert largest == pytest.approx(found.training - checkpoint, rel=0.1), "the third checkpoint is there for a moment"
+    assert largest == pytest.approx(found.training - checkpoint, rel=0.1), (
+        "the third checkpoint is there for a moment"
+    )
     assert used(folder.path) == pytest.approx(found.done, rel=0.1)
     assert prefix_file(tmp_path, name).stat().st_size == pytest.approx(found.prefix, rel=0.1)
 
