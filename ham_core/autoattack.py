@@ -33,8 +33,9 @@ from ham_core import doubts
 from ham_core.data.augment import to_float
 from ham_core.data.split import Split
 from ham_core.errors import RequestError
-from ham_core.folder import is_whole, write_atomically
+from ham_core.folder import write_atomically
 from ham_core.protocol import ENSEMBLE, QUERIES, EvaluationAttack
+from ham_core.seals import is_whole
 
 TARGETS = 9  # classes that a targeted part goes for, at most
 NORMS = {"linf": "Linf", "l2": "L2"}

@@ -14,7 +14,7 @@
 Every file but the journal appears by atomic rename; a torn last line of the journal is dropped. Reads need no torch.
 A trial store is a folder of such folders, named by fingerprint.
 
-Damage shows: JSON has a checksum (ham_core/seals.py), tensors have those of their zip file, an evaluation's record has the
+Damage shows: JSON and tensors have a checksum (ham_core/seals.py), an evaluation's record has the
 size and SHA-256 of its arrays. Who only looks (plans, status) reads small files and compares the sizes of large ones; who
 uses a file reads all of its checksums. What then goes on is ham_core/recovery.py.
 """
@@ -29,16 +29,15 @@ import os
 import re
 import tempfile
 import uuid
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ham_core import ownership
 from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError
 from ham_core.protocol import split_weights
-from ham_core.seals import is_sealed, opened, sealed
+from ham_core.seals import is_sealed, is_whole, opened, sealed, write_tensors
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a system says where there is no room for a file
 ARRAYS = re.compile(rb'"arrays_bytes": (\d+),\s+"arrays_sha256"')
@@ -443,44 +442,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
     """A file of tensors and plain values. `keep`: the name under which the file that was there stays."""
-    import torch
-
-    def write(file: IO[bytes]) -> None:
-        sink = _Sink(file)
-        torch.save(state, cast("IO[bytes]", sink))  # it only writes
-        if sink.error is not None:
-            raise sink.error
-
-    write_atomically(path, write, keep=keep)
-
-
-class _Sink:
-    """A file for torch, whose writer in C++ would make an error of its own out of a full disk: it is told afterwards."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is None:
-            try:
-                return self.file.write(data)
-            except OSError as error:
-                self.error = error
-        return len(memoryview(data).cast("B"))
-
-    def flush(self) -> None:
-        if self.error is None:
-            try:
-                self.file.flush()
-            except OSError as error:
-                self.error = error
+    write_atomically(path, lambda file: write_tensors(state, file), keep=keep)
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Tensors and plain values only; nothing in the file is executed.
 
-    RequestError: it is not there, or damaged. torch itself would not notice a changed number, so all checksums are compared.
+    RequestError: it is not there, or damaged. torch itself would not notice a changed number, so the checksum is compared.
     """
     import torch
 
@@ -512,15 +480,6 @@ def damaged(path: Path) -> str:
             "runs again"
         )
     return f"{what}; delete the folder {path.parent} to start it again"
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a zip file (.pt, .npz) is there and all of its checksums are right. Reads it to its end."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # damaged headers ask for what zipfile cannot do, in many ways
-        return False
 
 
 def _trial_folder(path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ham_core.config import fingerprint
 from ham_core.errors import RequestError, known
-from ham_core.folder import TrialFolder, write_atomically
+from ham_core.folder import TrialFolder, save_tensors
 
 INCOMING = ".incoming-"  # + fingerprint: a copy that is not complete yet
 
@@ -110,8 +110,6 @@ class Store:
 
     def export_weights(self, identity: str, weights: str, target: str | Path) -> Path:
         """Write kept weights as a plain state dict, for `model.load_state_dict(torch.load(path))`."""
-        import torch
-
         state = self.find(identity).weights(weights)
         path = Path(target)
         if path.is_dir():
@@ -120,7 +118,7 @@ class Store:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {key: value.contiguous().clone() for key, value in state.items()}
-        write_atomically(path, lambda file: torch.save(plain, file))
+        save_tensors(path, plain)
         return path
 
 
