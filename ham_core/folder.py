@@ -363,7 +363,7 @@ def stop_text(record: dict[str, Any]) -> str:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep: Path | None = None) -> None:
     """`path` is either what it was or complete, whatever happens in between. `keep`: the name of what it was.
 
-    RequestError: there is no room for it. TakenOver: another process owns the trial now. What was there before stays.
+    RequestError: no room for it. TakenOver: another process owns the trial now. What was there before stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

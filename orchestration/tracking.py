@@ -737,9 +737,10 @@ class Tracker:
     def _log(self, run_id: str, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
+        once = dict.fromkeys(points)  # PostgreSQL says an error where a batch holds a point twice
         metrics = [
             Metric(metric_key(key), value, moment, step)
-            for key, value, moment, step in dict.fromkeys(points)  # PostgreSQL refuses one twice
+            for key, value, moment, step in once
             if math.isfinite(value)
         ]
         for first in range(0, len(metrics), BATCH):

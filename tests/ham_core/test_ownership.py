@@ -19,6 +19,7 @@ from ham_core import ownership
 from ham_core.errors import BusyError
 from ham_core.folder import TrialFolder, write_atomically
 from ham_core.ownership import TakenOver, own
+from ham_core.seals import sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 SOON = 0.4  # seconds after which these tests declare a holder dead
@@ -140,8 +141,9 @@ def test_a_late_line_never_reaches_the_journal_that_the_taker_continues(
         check(path)
         monkeypatch.setattr(ownership, "check", check)
         taken(place)
-        with open(place / "journal.jsonl", "a") as journal:
-            journal.write('{"epoch": 1, "by": "second"}\n{"epoch": 2, "by": "second"}\n')
+        with open(place / "journal.jsonl", "ab") as journal:
+            for epoch in (1, 2):
+                journal.write(sealed({"epoch": epoch, "by": "second"}))
 
     with own(place, 0):
         folder.append({"epoch": 0, "by": "first"})
