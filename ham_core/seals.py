@@ -82,7 +82,7 @@ def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
     import torch
 
     sink = _Sink(file)
-    torch.save(dict(state), cast("IO[bytes]", sink))  # it only writes
+    torch.save(state, cast("IO[bytes]", sink))  # it only writes
     sink.finish()
 
 
