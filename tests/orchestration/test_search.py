@@ -358,6 +358,7 @@ def test_points_that_are_proposed_later_go_on_from_what_earlier_ones_have_traine
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_runs")
 def test_a_search_that_is_killed_goes_on_to_the_same_proposals(tmp_path: Path) -> None:
     """One point after the other; killed while the second one trains."""
