@@ -177,6 +177,15 @@ class TrialFolder:
         """Names of the weights that are kept."""
         return sorted(path.stem for path in (self.path / "weights").glob("*.pt"))
 
+    def weights_file(self, name: str) -> Path:
+        """The file of these weights, which need not exist."""
+        return self.path / "weights" / f"{name}.pt"
+
+    def bytes_of(self, name: str) -> int | None:
+        """Bytes of a file by its name inside the folder; None where there is none."""
+        path = self.path / name
+        return path.stat().st_size if path.exists() else None
+
     def finish(self, record: dict[str, Any]) -> None:
         """Mark the training as complete. The record also gets the journal's size, which tells cheaply that it is whole."""
         (self.path / "checkpoint.previous.pt").unlink(missing_ok=True)
@@ -346,6 +355,10 @@ class TrialFolder:
             raise RequestError(damaged(path)) from error
 
     # ownership -----------------------------------------------------------------------------------------------------
+
+    def is_held_elsewhere(self) -> bool:
+        """Whether a machine that does not see this folder's lock works on the trial: never, for a folder that all share."""
+        return False
 
     def lock(self, wait_seconds: float = 60.0) -> contextlib.AbstractContextManager[None]:
         """Exclusive right to write. It is free when its holder dies, however it dies. BusyError: not in time.

@@ -79,6 +79,16 @@ def shared_prefixes(
     return {key: dict(sorted(points.items())) for key, points in found.items()}
 
 
+def has_prefix(store: str | Path, name: str) -> bool:
+    """Whether a store has a prefix, or the object storage that it mirrors does."""
+    return prefix_file(store, name).exists() or mark_of(store, name).exists()
+
+
+def mark_of(store: str | Path, name: str) -> Path:
+    """An empty file in a mirror of object storage: this prefix is there (orchestration.remote)."""
+    return prefix_file(store, name).with_suffix(".away")
+
+
 def prefix_file(store: str | Path, name: str) -> Path:
     """Where a store keeps a prefix."""
     return Path(store) / FOLDER / f"{name}.pt"

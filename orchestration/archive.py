@@ -100,7 +100,7 @@ def _files(folder: TrialFolder, weights: Sequence[str]) -> Iterator[tuple[str, P
             yield name, folder.path / name
     for name in folder.weight_names():
         if ALL in weights or name in weights:
-            yield f"weights/{name}.pt", folder.path / "weights" / f"{name}.pt"
+            yield f"weights/{name}.pt", folder.weights_file(name)
 
 
 def _pack(file: IO[bytes], texts: Sequence[tuple[str, bytes]], files: Sequence[tuple[str, Path]]) -> None:
@@ -146,7 +146,9 @@ def read_archive(store: Store, source: Path) -> tuple[dict[str, Any], dict[str, 
         shutil.rmtree(place, ignore_errors=True)
     if recorded["name"] not in {one["name"] for one in recorded_sweeps(store)}:
         (store.path / "sweeps").mkdir(exist_ok=True)
-        write_json(store.path / "sweeps" / f"{recorded['name']}.json", recorded)
+        path = store.path / "sweeps" / f"{recorded['name']}.json"
+        write_json(path, recorded)
+        store.share(path)
     return recorded, taken
 
 

@@ -148,6 +148,7 @@ class Dispatcher:
             return False
         if is_running(self.store.folder(identity)):
             return False
+        self.store.refresh(identity)
         if self._is_foreign_now(identity) and self._is_complete(self.listener.jobs[identity]):
             self.waiting.remove(identity)
             self.listener.ended(identity, "")
@@ -180,6 +181,7 @@ class Dispatcher:
 
     def reported(self, identity: str, result: dict[str, Any]) -> None:
         """An event of run_trial."""
+        self.store.refresh(identity)
         if result.get("kind") == "epoch":
             self.epochs[identity] = int(result["epoch"]) + 1
             self._looked = 0.0
@@ -190,6 +192,7 @@ class Dispatcher:
         if identity not in self.running:
             return
         self.running.remove(identity)
+        self.store.refresh(identity)
         self._recount()
         self._looked = 0.0
         if ending == "busy":

@@ -46,29 +46,31 @@ def work(config: dict[str, Any]) -> None:
     not there) is reported, not raised.
     """
     from ham_core.config import Trial
-    from ham_core.folder import TrialFolder
+    from ham_core.errors import BusyError, RequestError
     from ham_core.protocol import Evaluation
     from ham_core.run import Event, run_trial
     from ham_core.training import DivergedError
     from orchestration.runner import told_of
+    from orchestration.store import store_at
 
     job = config["job"]
     trial = Trial.model_validate(job["trial"])
     evaluations = [Evaluation.model_validate(one) for one in job["evaluations"]]
-    folder = TrialFolder.of(job["store"], job["fingerprint"])
+    prefixes = {int(epochs): name for epochs, name in job["prefixes"].items()}
     try:
+        store = store_at(job["store"])
         events = run_trial(
             trial,
-            folder,
+            store.folder(job["fingerprint"]),
             evaluations,
             device=job["device"],
             threads=job["threads"],
             train=job["train"],
-            prefixes={int(epochs): name for epochs, name in job["prefixes"].items()},
+            prefixes=prefixes,
             patience=PATIENCE,
             keep=job["keep"],
         )
-        for event in events:
+        for event in store.published(trial, events, prefixes):
             tune.report(told_of(event, job["watched"]))
         tune.report(told_of(Event("complete"), ""))
     except BusyError as error:

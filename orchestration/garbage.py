@@ -11,7 +11,6 @@ A trial is unfinished as long as `ham status` does not call it done; all that an
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from ham_core.config import STATE, fingerprint
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder
-from ham_core.prefix import FOLDER as PREFIXES
+from ham_core.prefix import prefix_file
 from ham_core.starts import sources_of
 from orchestration.status import is_running, recorded_sweeps, state_of
 from orchestration.store import Store
@@ -62,24 +61,21 @@ def delete(store: Store, items: Iterable[Item], kinds: Iterable[str]) -> list[It
     for item in items:
         if item.kind in chosen:
             wanted.setdefault(item.trial, []).append(item)
-    gone = [item for item in wanted.pop("", []) if _remove(item.path)]
+    gone = [item for item in wanted.pop("", []) if _remove(store, item.path)]
     for identity, mine in wanted.items():
         folder = store.folder(identity)
         try:
             with folder.lock(wait_seconds=0.0):
                 # Somebody may have started it, or a sweep that needs it, in the meantime.
                 still = {item.path for item in _of_trial(store, identity, _Needs(store), held=True)}
-                gone += [item for item in mine if item.path in still and _remove(item.path)]
+                gone += [item for item in mine if item.path in still and _remove(store, item.path)]
         except RequestError:
             continue  # it is being trained
     return gone
 
 
-def _remove(path: Path) -> bool:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(store: Store, path: Path) -> bool:
+    store.remove(path)
     return True
 
 
@@ -140,13 +136,12 @@ def _of_trial(store: Store, identity: str, needs: _Needs, held: bool = False) ->
         )
     if not folder.is_done() or folder.lost_epochs():
         return
-    checkpoint = folder.path / "checkpoint.pt"
-    begun_with = needs.weights.get(identity, set())
-    if checkpoint.exists() and STATE not in begun_with:
+    size, begun_with = folder.bytes_of("checkpoint.pt"), needs.weights.get(identity, set())
+    if size is not None and STATE not in begun_with:
         yield Item(
             "checkpoints",
-            checkpoint,
-            size_of(checkpoint),
+            folder.path / "checkpoint.pt",
+            size,
             identity,
             "trained, and no trial goes on from it",
         )
@@ -159,17 +154,16 @@ def _weights(folder: TrialFolder, identity: str, begun_with: set[str]) -> Iterat
         return  # nobody has said yet which are of interest; a state goes with all of its weights
     for name in folder.weight_names():
         if name not in attacked | begun_with:
-            path = folder.path / "weights" / f"{name}.pt"
-            yield Item(
-                "weights", path, size_of(path), identity, "no evaluation attacked and no trial uses these"
-            )
+            path, size = folder.path / "weights" / f"{name}.pt", folder.bytes_of(f"weights/{name}.pt") or 0
+            yield Item("weights", path, size, identity, "no evaluation attacked and no trial uses these")
 
 
 def _prefixes(store: Store, needs: _Needs) -> Iterator[Item]:
     """All or none: which trial takes which is known to a plan alone."""
     if not needs.held:
-        for path in sorted((store.path / PREFIXES).glob("*.pt")):
-            yield Item("prefixes", path, size_of(path), "", "no started sweep has trials left to train")
+        for name, size in sorted(store.prefixes().items()):
+            path = prefix_file(store.path, name)
+            yield Item("prefixes", path, size, "", "no started sweep has trials left to train")
 
 
 def _temporary(store: Store) -> Iterator[Item]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ham_core.data.index import split_problems
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, stop_text
-from ham_core.prefix import prefix_file, shared_prefixes
+from ham_core.prefix import has_prefix, shared_prefixes
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import fitted
 from orchestration.sweep import Planned, Sweep
@@ -168,7 +168,7 @@ def sharing(
     training = {
         step.planned.fingerprint: (step.planned.trial, step.epochs_done) for step in steps if step.epochs_left
     }
-    return shared_prefixes(training, lambda name: for_others or prefix_file(store, name).exists())
+    return shared_prefixes(training, lambda name: for_others or has_prefix(store, name))
 
 
 def _with_sharing(steps: Sequence[Step], store: str | Path) -> list[Step]:
@@ -182,7 +182,7 @@ def _with_sharing(steps: Sequence[Step], store: str | Path) -> list[Step]:
             continue
         adopted, words = 0, ""
         for epochs, name in mine.items():
-            trainer = trainers.get(name, "the store" if prefix_file(store, name).exists() else "")
+            trainer = trainers.get(name, "the store" if has_prefix(store, name) else "")
             if trainer and not step.epochs_done:
                 adopted, words = epochs, f"; first {epochs} epochs from {trainer}"
         trainers |= {name: step.planned.row for name in mine.values() if name not in trainers}

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ham_core.config import Trial
 from ham_core.errors import RequestError
-from ham_core.folder import unwritable
 from ham_core.scores import watched_metric
 from ham_core.starts import with_needed
 from orchestration import disk, packing
@@ -151,10 +150,10 @@ def is_complete(job: Job, store: Store) -> bool:
 def check(jobs: Sequence[Job], store: Store, resources: Resources) -> None:
     """Everything that can be known to be wrong before a trial starts, all at once."""
     problems = _impossible(resources)
-    reason = unwritable(store.path)
+    reason = store.unwritable()
     if reason:
         problems.append(
-            f"--store: {store.path} cannot be written ({reason}); name a folder in which you may write, "
+            f"--store: {store.address} cannot be written ({reason}); name a folder in which you may write, "
             "for example --store outputs"
         )
     if jobs and resources.address is not None:
@@ -336,6 +335,7 @@ def _run(
                 shown.warn(
                     f"the display or the record missed an event ({problem}); it is completed at the end"
                 )
+    store.pull()
     by_fingerprint = {job.fingerprint: job for job in jobs}
     outcome.failed |= {run_name(by_fingerprint[key]): reason for key, reason in listener.failed.items()}
     recorder.failures = listener.failed
@@ -448,7 +448,7 @@ def entry(
         "keep": None if keep is None else sorted(keep),
         "prefixes": dict(prefixes),
         "evaluations": [one.model_dump(mode="json") for one in job.evaluations],
-        "store": str(store.path),
+        "store": store.address,
         "threads": threads,
         "gpu": gpu,
         "device": "auto" if gpu else "cpu",
@@ -687,7 +687,7 @@ def _run_here(
     folder = store.folder(job.fingerprint)
     watched, failure = watched_metric(job.trial), ""
     try:
-        for event in run_trial(
+        events = run_trial(
             job.trial,
             folder,
             job.evaluations,
@@ -695,7 +695,8 @@ def _run_here(
             threads=threads,
             train=train,
             prefixes=prefixes,
-        ):
+        )
+        for event in store.published(job.trial, events, prefixes):
             listener.reported(job.fingerprint, told_of(event, watched))
     except (RequestError, DivergedError) as error:
         failure = str(error)

@@ -67,4 +67,6 @@ def failures(store: Store, name: str | None = None) -> dict[str, dict[str, str]]
 def forget_failures(store: Store, recorded: Mapping[str, Any]) -> None:
     """Write the sweep's record again without them: its trials count as half done or missing."""
     trials = [trial | {"failure": ""} for trial in recorded["trials"]]
-    write_json(store.path / "sweeps" / f"{recorded['name']}.json", dict(recorded) | {"trials": trials})
+    path = store.path / "sweeps" / f"{recorded['name']}.json"
+    write_json(path, dict(recorded) | {"trials": trials})
+    store.share(path)

@@ -61,6 +61,7 @@ def remember(sweep: Sweep, store: Store, failures: Mapping[str, str], points: Se
             "trials": trials,
         },
     )
+    store.share(store.path / "sweeps" / f"{sweep.name}.json")
 
 
 def status(store: Store, name: str | None = None) -> dict[str, Any]:
@@ -157,5 +158,5 @@ def state_of(folder: TrialFolder, planned: Mapping[str, Any], sweep: str = "") -
 
 
 def is_running(folder: TrialFolder) -> bool:
-    """Whether a process holds the trial's lock and shows life."""
-    return ownership.is_at_work(folder.path)
+    """Whether a process holds the trial's lock and shows life, or another machine its lease."""
+    return ownership.is_at_work(folder.path) or folder.is_held_elsewhere()

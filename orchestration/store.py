@@ -3,19 +3,26 @@
 STORE/trials/<fingerprint>/   everything known about a trial (ham_core.folder)
 STORE/mlflow.db, artifacts/   the record people look at (orchestration.tracking)
 STORE/ray/                    scratch of a running sweep, disposable
+
+One on object storage is the same with a mirror as its folder (orchestration.remote); what it does more are methods here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ham_core.config import fingerprint
+from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError, known
-from ham_core.folder import TrialFolder, save_tensors
+from ham_core.folder import TrialFolder, save_tensors, unwritable
+from ham_core.prefix import FOLDER as PREFIXES
+
+if TYPE_CHECKING:
+    from ham_core.run import Event
 
 INCOMING = ".incoming-"  # + fingerprint: a copy that is not complete yet
 
@@ -28,10 +35,46 @@ class Store:
         nearest = next(one for one in (self.path, *self.path.parents) if one.exists())
         if not nearest.is_dir():
             raise RequestError(f"--store: {nearest} is a file; name a folder, for example --store outputs")
+        self.address = str(self.path)  # what another process on another machine opens
 
     def folder(self, identity: str) -> TrialFolder:
         """The folder of a trial by its full fingerprint; it need not exist."""
         return TrialFolder.of(self.path, identity)
+
+    # What a store on object storage does more than a folder that all machines share (orchestration.remote) -----------
+
+    def pull(self) -> bool:
+        """See what other machines have done -> whether there is anything."""
+        return self.path.is_dir()
+
+    def refresh(self, identity: str) -> None:
+        """The same of one trial."""
+
+    def published(
+        self, trial: Trial, events: Iterable[Event], prefixes: Mapping[int, str]
+    ) -> Iterator[Event]:
+        """The events of run_trial, each when other machines can see what it tells of. `prefixes`: those of run_trial."""
+        yield from events
+
+    def share(self, path: Path) -> None:
+        """Let other machines see a file of the store that belongs to no trial."""
+
+    def remove(self, path: Path) -> None:
+        """Delete a file or folder of the store."""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def prefixes(self) -> dict[str, int]:
+        """{name: bytes} of the shared beginnings (ham_core.prefix)."""
+        return {path.stem: path.stat().st_size for path in (self.path / PREFIXES).glob("*.pt")}
+
+    def unwritable(self) -> str:
+        """Why nothing can be written, or "" where it can."""
+        return unwritable(self.path)
+
+    # ---------------------------------------------------------------------------------------------------------------
 
     def trials(self) -> list[str]:
         """Fingerprints of all trials that were ever started, sorted."""
@@ -120,6 +163,19 @@ class Store:
         plain = {key: value.contiguous().clone() for key, value in state.items()}
         save_tensors(path, plain)
         return path
+
+
+def store_at(address: str) -> Store:
+    """The store in a folder, or at a URL (`s3://bucket/outputs`)."""
+    if "://" not in address:
+        if re.match(r"[a-z0-9]+:/", address):
+            raise RequestError(
+                f"--store: {address} is neither a folder nor a URL; write for example s3://bucket/outputs"
+            )
+        return Store(address)
+    from orchestration.remote import RemoteStore
+
+    return RemoteStore(address)
 
 
 def trial_folders(source: Path) -> list[TrialFolder]:

@@ -49,7 +49,7 @@ def judge_foreign(
     epsilon: str,
     images: int | None,
     threads: int,
-    store: Path,
+    store: str,
 ) -> list[dict[str, Any]]:
     """Attack somebody else's model -> one row per attack, as `ham evaluate` prints them."""
     radius = _radius(epsilon)
@@ -61,9 +61,12 @@ def judge_foreign(
     if data is None:
         raise RequestError("ham evaluate: --data is missing: which images is the model judged on?")
     from ham_core import foreign
+    from orchestration.store import store_at
 
     asked = foreign.Request(model, checkpoint, width, normalisation, entry)
-    records = foreign.evaluate(asked, data, wanted, store, epsilon=radius, limit=images, threads=threads)
+    records = foreign.evaluate(
+        asked, data, wanted, store_at(store).path, epsilon=radius, limit=images, threads=threads
+    )
     name = model if checkpoint is None else checkpoint.name
     keys = ("weights", "attack_name", "epsilon", "metrics", "doubts", "seconds", "fingerprint")
     return [

@@ -114,7 +114,7 @@ def _accuracies(metrics: Mapping[str, float], prefix: str) -> str:
     return f"{prefix} {numbers(metrics[f'{prefix}/avg'], metrics[f'{prefix}/worst'])}"
 
 
-def explain_trial(trial: str, against: str | None, sweep: str | None, store: Path, as_json: bool) -> None:
+def explain_trial(trial: str, against: str | None, sweep: str | None, store: str, as_json: bool) -> None:
     """Why a trial stands as it does; with a second one, in which settings they differ."""
     from orchestration import explaining
 
@@ -314,7 +314,7 @@ def _record_others(store: Store, identities: Sequence[str], uri: str) -> list[st
     return problems
 
 
-def export_sweep(name: str, weights: str | None, out: Path | None, store: Path) -> None:
+def export_sweep(name: str, weights: str | None, out: Path | None, store: str) -> None:
     """Write a started sweep as one file."""
     from orchestration.archive import write_archive
     from orchestration.disk import size_in_words
@@ -327,7 +327,7 @@ def export_sweep(name: str, weights: str | None, out: Path | None, store: Path) 
     print(f"{written.path}: {written.trials} trials of sweep '{name}', {size_in_words(written.bytes)}")
 
 
-def import_sweep(source: Path, store: Path, uri: str | None) -> int:
+def import_sweep(source: Path, store: str, uri: str | None) -> int:
     """Take an exported sweep into the store and into MLflow."""
     from orchestration.archive import read_archive
 

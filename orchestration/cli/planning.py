@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,7 +84,7 @@ def sweep(
     return outcome.exit_code
 
 
-def _summary(name: str, outcome: Outcome, store: Path, uri: str | None) -> None:
+def _summary(name: str, outcome: Outcome, store: str, uri: str | None) -> None:
     for row, reason in outcome.failed.items():
         complain([f"failed: {row}: {reason}"])
     if outcome.tracking:

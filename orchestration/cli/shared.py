@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,8 +25,12 @@ DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 
 StoreFlag = Annotated[
-    Path,
-    typer.Option("--store", metavar="DIR", help="Where trials, tracking database and artifacts are kept."),
+    str,
+    typer.Option(
+        "--store",
+        metavar="DIR|URL",
+        help="Where trials, tracking database and artifacts are kept; a URL (s3://bucket/outputs) for the trials alone.",
+    ),
 ]
 UriFlag = Annotated[
     str | None,
@@ -82,7 +85,7 @@ AddressFlag = Annotated[
 ]
 
 TRACKING = ("mlflow", "sqlalchemy", "sqlite3", "alembic")  # packages whose errors are about the record
-DEFAULT_STORE = Path("outputs")
+DEFAULT_STORE = "outputs"
 
 
 def command(
@@ -136,13 +139,13 @@ def _is_of_the_record(error: Exception) -> bool:
     return any(kind.__module__.partition(".")[0] in TRACKING for kind in type(error).__mro__)
 
 
-def next_command(name: str, store: Path, uri: str | None) -> str:
+def next_command(name: str, store: str, uri: str | None) -> str:
     """A command on the same store, as it can be typed: `ham ui --store results`, or `.venv/bin/ham ui`."""
     typed = sys.argv[0]
     program = "ham" if shutil.which("ham") or not typed.endswith("/ham") else shlex.quote(typed)
     words = [program, name]
     if store != DEFAULT_STORE:
-        words += ["--store", shlex.quote(str(store))]
+        words += ["--store", shlex.quote(store)]
     if uri:
         words += ["--tracking-uri", shlex.quote(uri)]
     return " ".join(words)
@@ -183,14 +186,14 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = 
     print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
-def open_store(path: Path, *, must_exist: bool = False) -> Store:
-    """The trial store; with `must_exist`, one that holds something."""
-    from orchestration.store import Store
+def open_store(address: str, *, must_exist: bool = False) -> Store:
+    """The trial store, as other machines have left it; with `must_exist`, one that holds something."""
+    from orchestration.store import store_at
 
-    store = Store(path)
-    if must_exist and not store.path.is_dir():
+    store = store_at(address)
+    if not store.pull() and must_exist:
         raise RequestError(
-            f"--store: {path} does not exist; run `ham sweep SWEEP --store {path}` first, or name another one"
+            f"--store: {address} does not exist; run `ham sweep SWEEP --store {address}` first, or name another one"
         )
     return store
 
