@@ -74,7 +74,7 @@ class Objects:
             entries = self.files.ls(path, detail=True)
         except FileNotFoundError:
             return {}
-        found = {}
+        found: dict[str, Any] = {}
         for entry in entries:
             found |= self._found(entry["name"]) if entry["type"] == "directory" else {entry["name"]: entry}
         return found

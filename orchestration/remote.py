@@ -39,7 +39,17 @@ from ham_core.prefix import mark_of, prefix_file
 from ham_core.starts import sources_of
 from orchestration.lease import STATES, Lease, held, take
 from orchestration.objects import Info, Objects, side_by_side, unreachable, why
-from orchestration.states import CHECKPOINT, DONE, JOURNAL, Note, State, files_in, in_order, is_tensors, stat_of
+from orchestration.states import (
+    CHECKPOINT,
+    DONE,
+    JOURNAL,
+    Note,
+    State,
+    files_in,
+    in_order,
+    is_tensors,
+    stat_of,
+)
 from orchestration.store import Store
 
 if TYPE_CHECKING:
