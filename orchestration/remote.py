@@ -2,7 +2,7 @@
 
     states/<trial>/<generation>.<number>.<token>.json     what the trial's folder holds (orchestration.states)
     trials/<trial>/<name>.<generation>.<number>.<token>   a file of the folder; never changed once it is put
-    trials/<trial>/journal/<epoch>.<...>                  one line of the journal; of a finished trial all lines in one
+    trials/<trial>/journal/<epoch>.<...>                  one line of the journal; of a finished trial journal/whole.<...>
     prefixes/<name>.pt                                    first epochs that trials share (ham_core.prefix)
     sweeps/<name>.json                                    what drivers leave behind (orchestration.status)
     leases/                                               who trains what now (orchestration.lease)
@@ -447,9 +447,11 @@ class Session:
     def _put_lines(self, journal: bytes, mark: str, joined: bool) -> tuple[str, ...]:
         """Put the lines that are new, each on its own, or all of them in one object -> the objects that make the journal."""
         place, before = f"{TRIALS}/{self.identity}/journal", self.note.state.journal
-        old = self._journal if journal.startswith(self._journal) and not joined else b""
-        lines = [journal] if joined else journal[len(old) :].splitlines(keepends=True)
-        first = old.count(b"\n")
+        old = self._journal if journal.startswith(self._journal) else b""
+        if joined:
+            self.store.objects.write(f"{place}/whole.{mark}", journal)
+            return (f"{place}/whole.{mark}",)
+        lines, first = journal[len(old) :].splitlines(keepends=True), old.count(b"\n")
         names = [f"{place}/{first + n:06d}.{mark}" for n in range(len(lines))]
         for name, line in zip(names, lines, strict=True):
             self.store.objects.write(name, line)
