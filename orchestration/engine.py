@@ -46,7 +46,6 @@ def work(config: dict[str, Any]) -> None:
     not there) is reported, not raised.
     """
     from ham_core.config import Trial
-    from ham_core.errors import BusyError, RequestError
     from ham_core.protocol import Evaluation
     from ham_core.run import Event, run_trial
     from ham_core.training import DivergedError

@@ -372,6 +372,7 @@ class Proposer:
                     "search": _marks(self.sweep),
                 },
             )
+            self.store.share(path)
             return added
 
 
