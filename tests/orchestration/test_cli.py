@@ -323,7 +323,9 @@ def test_a_damaged_record_is_one_sentence(command: tuple[str, ...], tmp_path: Pa
     (tmp_path / "mlflow.db").write_bytes(b"no database " * 1000)
     code, _, err = ham(*command, "--store", str(tmp_path))
     assert code == 2
-    assert err.splitlines()[-1].startswith("MLflow's record cannot be used")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'mlflow.db'}: is damaged")
+    assert "ham sync" in last
 
 
 @pytest.mark.parametrize("flag", [("--set", "epochs=2"), ("--profile", "smoke")])
