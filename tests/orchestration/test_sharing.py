@@ -75,7 +75,8 @@ def test_a_sweep_trains_a_shared_beginning_once_and_nothing_else_changes(
         pass
     shared = store.folder(fingerprint(unshared))
     assert "trained_by" in shared.journal()[0]
-    for name in alone.weight_names():
+    assert {"best", "last"} <= set(shared.weight_names()), "what a finished trial keeps"
+    for name in shared.weight_names():
         ours, theirs = shared.weights(name), alone.weights(name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
