@@ -11,7 +11,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning mutants lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning bench-orchestration mutants lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml requirements.lock $(if $(INTACT),,FORCE)
 
 # ---------------------------------------------------------------- targets
 help: ## list the targets and variables
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo '  PROFILE=smoke   a shorter version of a sweep     DATA=DIR   images to use instead of the named data set'
 	@echo '  STORE=$(STORE)   where results go                 SWEEP=FILE the sweep of `make plan` and `make report`'
@@ -87,6 +87,9 @@ bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (AR
 
 bench-planning: $(STAMP) ## seconds and memory of ham plan and status with 10,000 trials, of ham sweep with 1,000 finished ones (ARGS=)
 	@.venv/bin/python -m benchmarks.planning $(ARGS)
+
+bench-orchestration: $(STAMP) ## seconds of ham sweep against a bare loop of two processes over the same trials (ARGS=)
+	@.venv/bin/python -m benchmarks.orchestration $(ARGS)
 
 mutants: $(STAMP) ## flip signs and drop terms in the parts of methods: does a test fail each time? (ARGS="--most 300")
 	@.venv/bin/python -m tests.mutants $(ARGS)
