@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 NOTES = ".mirror"  # below the mirror: notes on what it holds, and files on their way to it
 TRIALS, SWEEPS = "trials", "sweeps"
 LOOKS = 8  # times that a reader begins again because the state that it read was replaced
+STOPPING = 15.0  # seconds to wait for a worker that was told to stop
 FRESH = 1.0  # seconds for which a look at all leases is good
 
 
@@ -299,16 +300,20 @@ class MirrorFolder(TrialFolder):
         super().__init__(store.path / TRIALS / identity)
         self.store, self.identity = store, identity
 
-    @contextlib.contextmanager
-    def lock(self, wait_seconds: float = 60.0) -> Iterator[None]:
+    def lock(self, wait_seconds: float = 60.0) -> contextlib.AbstractContextManager[None]:
         """Exclusive right to write, among all machines. What was written is put at the end. BusyError: late, or lost."""
+        return self._held(wait_seconds, tensors=True)
+
+    @contextlib.contextmanager
+    def _held(self, wait_seconds: float, *, tensors: bool) -> Iterator[None]:
+        """`tensors`: those of an unfinished training are about to be used."""
         if self.identity in self.store.sessions:  # we have it
             yield
             return
         with super().lock(wait_seconds):
             lease = take(self.store.objects, self.identity, self.store.machine, wait_seconds)
             try:
-                session = Session(self.store, self.identity, lease)
+                session = Session(self.store, self.identity, lease, tensors=tensors)
                 self.store.sessions[self.identity] = session
                 yield
                 session.publish(last=True)
@@ -352,6 +357,11 @@ class MirrorFolder(TrialFolder):
         for name in [CHECKPOINT, *(f"weights/{one}.pt" for one in gone)]:
             session.forget(name)
 
+    def stop(self, record: dict[str, Any]) -> None:
+        """Label the training as stopped early, for all machines. Whoever trained it is about to let go."""
+        with self._held(STOPPING, tensors=False):
+            super().stop(record)
+
     def reopen(self) -> None:
         """The same of files that are not here."""
         super().reopen()
@@ -364,11 +374,11 @@ class MirrorFolder(TrialFolder):
 class Session:
     """A trial that this process may write, from taking its lease to releasing it."""
 
-    def __init__(self, store: RemoteStore, identity: str, lease: Lease) -> None:
+    def __init__(self, store: RemoteStore, identity: str, lease: Lease, *, tensors: bool) -> None:
         self.store, self.identity, self.lease = store, identity, lease
         self.folder = store.path / TRIALS / identity
         self.note = store.settle(identity, tensors=False)
-        if not TrialFolder(self.folder).is_done():
+        if tensors and not TrialFolder(self.folder).is_done():
             self.note = store.settle(identity, tensors=True)
         self.away = set(self.note.state.files) - set(self.note.files)  # not here, and still part of the trial
         self.number = 0

@@ -87,6 +87,8 @@ class Stopper(FIFOScheduler):
         if identity not in self._told:
             self._told[identity] = 0
             self._rule.on_trial_add(None, seen)
+        if judged:
+            self.store.refresh(identity)
         journal = self.store.folder(identity).journal()
         news = journal[self._told[identity] :]
         self._told[identity] = len(journal)

@@ -299,6 +299,34 @@ def test_shared_beginnings_and_starts_come_from_other_machines(
         assert started == results(train(alone, after))
 
 
+def test_an_early_stop_is_known_to_all_machines_and_moves_no_tensors(
+    url: str, machine: Callable[..., RemoteStore], tmp_path: Path
+) -> None:
+    one = trial(epochs=4)
+    first, driver, third = (machine(name, url) for name in ("first", "driver", "third"))
+    train(first, one, deadline=_after(first, one, 2))
+    driver.pull()
+    label = {"epoch": 2, "epochs": 4, "rule": "asha", "sweep": "tiny"}
+    driver.folder(fingerprint(one)).stop(label)
+    assert not list(driver.path.rglob("*.pt"))
+    third.pull()
+    assert third.folder(fingerprint(one)).stopped() == label
+    assert results(train(third, one)) == results(train(Store(tmp_path / "alone"), one))
+    driver.pull()
+    assert driver.folder(fingerprint(one)).stopped() is None
+
+
+def test_what_drivers_leave_behind_is_on_all_machines(url: str, machine: Callable[..., RemoteStore]) -> None:
+    first, second = machine("first", url), machine("second", url)
+    path = first.path / "sweeps" / "tiny.search.jsonl"
+    path.parent.mkdir()
+    for text in ("one", "two"):
+        path.write_text(text)
+        first.share(path)
+        assert second.pull()
+        assert (second.path / "sweeps" / path.name).read_text() == text
+
+
 # who has it --------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ import pytest
 from orchestration.objects import Objects
 from tests.orchestration.conftest import SWEEP
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """
@@ -131,19 +131,16 @@ def test_a_sweep_on_object_storage_gives_the_tables_of_one_in_a_folder(
     assert "0 trained, 4 reused" in world.ham("second", "sweep", str(world.sweep), "--store", world.url)
     assert world.tables("second", world.url) == expected, "a new machine writes its record from the journals"
     assert "4 done" in world.ham("third", "status", "--store", world.url)
-    world.ham("third", "sync", "--store", world.url)
-    assert world.tables("third", world.url) == expected
-    trial = next(iter(Objects(world.url.replace("bucket", "file")).list("states"))).split("/")[1]
-    assert "done" in world.ham("third", "explain", trial[:10], "--store", world.url)
-    out = world.ham(
-        "third", "evaluate", trial[:10], "--attack", "pgd3", "--weights", "last", "--store", world.url
-    )
-    assert "pgd3" in out
+    other = world.url.replace("/objects", "/other/objects")
     world.ham("third", "export", "--sweep", "tiny", "--weights", "best", "--store", world.url)
-    assert (world.place / "tiny.tar.gz").exists()
-    world.ham("third", "gc", "--delete", "--store", world.url)
-    world.ham("fourth", "import", "tiny.tar.gz", "--store", world.url.replace("/objects", "/other/objects"))
-    assert world.tables("fourth", world.url.replace("/objects", "/other/objects")) == expected
+    world.ham("fourth", "import", "tiny.tar.gz", "--store", other)
+    assert world.tables("fourth", other) == expected
+    trial = next(iter(Objects(world.url.replace("bucket", "file")).list("states"))).split("/")[1]
+    attack = ("evaluate", trial[:10], "--attack", "pgd3", "--weights", "last")
+    assert "pgd3" in world.ham("third", *attack, "--store", world.url)
+    world.ham("third", "sync", "--store", world.url)
+    assert "done" in world.ham("third", "explain", trial[:10], "--store", world.url)
+    assert "deleted" in world.ham("third", "gc", "--delete", "--store", world.url)
 
 
 def test_a_driver_that_is_killed_is_replaced_by_another_machine(
