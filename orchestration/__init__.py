@@ -3,6 +3,7 @@
 sweep.py      YAML -> trials and evaluations
 plan.py       what is done, what is missing, and why
 store.py      the trial store on disk
+remote.py     the trial store on object storage; with states.py, lease.py and objects.py, the only file that imports fsspec
 dispatch.py   which job is next, and what becomes of one that failed
 packing.py    how many trials share a GPU
 disk.py       bytes: the estimate, the budget, what a finished trial keeps

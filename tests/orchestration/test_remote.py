@@ -29,7 +29,7 @@ from orchestration import garbage, lease
 from orchestration.lease import take
 from orchestration.objects import Objects
 from orchestration.remote import RemoteStore
-from orchestration.states import is_tensors
+from orchestration.states import State, is_tensors
 from orchestration.store import Store, store_at
 from tests.builders import trial
 from tests.objectstore import Bucket
@@ -248,6 +248,8 @@ def test_half_a_state_of_a_plain_file_is_no_state(
     name = f"states/{fingerprint(one)}/00000009.00000001.abc.json"
     store.objects.write(name, good.content()[:50])
     assert store.head(fingerprint(one)) == good
+    store.objects.write(f"states/{fingerprint(one)}/00000000.00000009.abc.json", State().content())
+    assert store.head(fingerprint(one)) == good, "the one of the greatest generation counts"
     second = machine("second", store.address)
     second.pull()
     assert second.folder(fingerprint(one)).is_done()
@@ -297,6 +299,41 @@ def test_shared_beginnings_and_starts_come_from_other_machines(
         alone = Store(tmp_path / f"alone-{weights}")
         train(alone, one)
         assert started == results(train(alone, after))
+
+
+def test_a_finished_trial_is_pruned_or_trained_again_where_its_weights_are_not(
+    url: str, machine: Callable[..., RemoteStore], tmp_path: Path
+) -> None:
+    one = trial()
+    identity = fingerprint(one)
+    train(machine("first", url), one)
+    second = machine("second", url)
+    attacked = Evaluation.model_validate({"weights": "last", "attack": {"kind": "pgd", "steps": 2}})
+    events = run_trial(one, second.folder(identity), [attacked], device="cpu", keep={"best", "last"})
+    list(second.published(one, events, {}))
+    names = {name for name in second.head(identity).files if is_tensors(name)}
+    assert names == {f"weights/{name}.pt" for name in ("best", "best_ema", "last", "last_ema")}
+
+    seat = {"name": "seat", "start_epoch": 0}
+    more = one.model_copy(update={"method": trial(method={"averaging": [seat]}).method})
+    assert fingerprint(more) == identity
+    third = machine("third", url)
+    train(third, more)
+    alone = Store(tmp_path / "alone")
+    assert results(third.folder(identity)) == results(
+        train(alone, more.model_copy(update={"method": _both(one, more)}))
+    )
+    state = third.head(identity)
+    assert set(third.objects.list("trials")) == state.objects
+    generation = state.name.rpartition("/")[2].partition(".")[0]
+    assert all(f".{generation}." in name for name in state.objects), "nothing of the first training is left"
+    second.pull()
+    assert second.folder(identity).journal() == third.folder(identity).journal()
+
+
+def _both(one: Trial, other: Trial) -> Any:
+    """The method of a trial with the averages of two, those asked for first."""
+    return one.method.model_copy(update={"averaging": (*other.method.averaging, *one.method.averaging)})
 
 
 def test_an_early_stop_is_known_to_all_machines_and_moves_no_tensors(
