@@ -4,7 +4,7 @@
     trials/<trial>/<name>.<generation>.<number>.<token>   a file of the folder; never changed once it is put
     trials/<trial>/journal/<epoch>.<...>                  one line of the journal; of a finished trial journal/whole.<...>
     prefixes/<name>.pt                                    first epochs that trials share (ham_core.prefix)
-    sweeps/<name>.json                                    what drivers leave behind (orchestration.status)
+    sweeps/<name>.json, stops/<trial>.json                what drivers leave behind: plans, labels of early stops
     leases/                                               who trains what now (orchestration.lease)
 
 A trial is what its last state says: the one with the greatest generation and number. A state is put after all objects that it
@@ -26,7 +26,7 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,12 @@ from ham_core.prefix import FOLDER as PREFIXES
 from ham_core.prefix import mark_of, prefix_file
 from ham_core.starts import sources_of
 from orchestration.lease import STATES, Lease, held, take
-from orchestration.objects import Info, Objects, side_by_side, unreachable, why
+from orchestration.objects import Objects, side_by_side, unreachable, why
 from orchestration.states import (
     CHECKPOINT,
     DONE,
     JOURNAL,
+    LABEL,
     Note,
     State,
     files_in,
@@ -56,9 +57,8 @@ if TYPE_CHECKING:
     from ham_core.run import Event
 
 NOTES = ".mirror"  # below the mirror: notes on what it holds, and files on their way to it
-TRIALS, SWEEPS = "trials", "sweeps"
+TRIALS, SWEEPS, STOPS = "trials", "sweeps", "stops"
 LOOKS = 8  # times that a reader begins again because the state that it read was replaced
-STOPPING = 15.0  # seconds to wait for a worker that was told to stop
 FRESH = 1.0  # seconds for which a look at all leases is good
 
 
@@ -70,7 +70,8 @@ class RemoteStore(Store):
         super().__init__(mirror_of(self.objects.url))
         self.address = self.objects.url
         self.notes = self.path / NOTES
-        (self.notes / TRIALS).mkdir(parents=True, exist_ok=True)
+        for place in (self.notes / TRIALS, self.path / SWEEPS):
+            place.mkdir(parents=True, exist_ok=True)
         self.machine = _name_of_machine(self.notes / "machine")
         self.sessions: dict[str, Session] = {}  # trials that this process may write now
         self._held: set[str] = set()
@@ -91,8 +92,8 @@ class RemoteStore(Store):
             here = {path.parent.name for path in self._places()}
             changed = [one for one, name in heads.items() if self.noted(one).state.name != name]
             side_by_side(self._refresh, [*changed, *(here - set(heads))])
-            sweeps = self.objects.list(SWEEPS)
-            self._pull_sweeps(sweeps)
+            sweeps = self._pull_whole(SWEEPS, lambda name: self.path / name)
+            self._pull_whole(STOPS, lambda name: self.path / TRIALS / Path(name).stem / LABEL)
             self._mark_prefixes()
         except RequestError:
             raise
@@ -122,17 +123,20 @@ class RemoteStore(Store):
         """{name: bytes} of the shared beginnings."""
         return {Path(name).stem: info.bytes for name, info in self.objects.list(PREFIXES).items()}
 
-    def _pull_sweeps(self, found: Mapping[str, Info]) -> None:
-        path, before = self.notes / "sweeps.json", {}
+    def _pull_whole(self, place: str, here: Callable[[str], Path]) -> bool:
+        """Bring the objects of a place that have changed, each to a path in a folder that exists -> whether there are any."""
+        path, before = self.notes / f"{place}.json", {}
         with contextlib.suppress(OSError, ValueError):
             before = json.loads(path.read_bytes())
-        now = {name: [info.bytes, info.put] for name, info in found.items()}
+        now = {name: [info.bytes, info.put] for name, info in self.objects.list(place).items()}
         for name in now:
-            if before.get(name) != now[name] or not (self.path / name).exists():
-                self.objects.download(name, self.path / name, self.notes)
+            known = before.get(name) == now[name] and here(name).exists()
+            if not known and here(name).parent.is_dir():
+                self.objects.download(name, here(name), self.notes)
         for gone in set(before) - set(now):
-            (self.path / gone).unlink(missing_ok=True)
+            here(gone).unlink(missing_ok=True)
         write_atomically(path, lambda file: file.write(json.dumps(now).encode()))
+        return bool(now)
 
     def _mark_prefixes(self) -> None:
         marks = {mark_of(self.path, name) for name in self.prefixes()}
@@ -300,20 +304,16 @@ class MirrorFolder(TrialFolder):
         super().__init__(store.path / TRIALS / identity)
         self.store, self.identity = store, identity
 
-    def lock(self, wait_seconds: float = 60.0) -> contextlib.AbstractContextManager[None]:
-        """Exclusive right to write, among all machines. What was written is put at the end. BusyError: late, or lost."""
-        return self._held(wait_seconds, tensors=True)
-
     @contextlib.contextmanager
-    def _held(self, wait_seconds: float, *, tensors: bool) -> Iterator[None]:
-        """`tensors`: those of an unfinished training are about to be used."""
+    def lock(self, wait_seconds: float = 60.0) -> Iterator[None]:
+        """Exclusive right to write, among all machines. What was written is put at the end. BusyError: late, or lost."""
         if self.identity in self.store.sessions:  # we have it
             yield
             return
         with super().lock(wait_seconds):
             lease = take(self.store.objects, self.identity, self.store.machine, wait_seconds)
             try:
-                session = Session(self.store, self.identity, lease, tensors=tensors)
+                session = Session(self.store, self.identity, lease)
                 self.store.sessions[self.identity] = session
                 yield
                 session.publish(last=True)
@@ -358,12 +358,19 @@ class MirrorFolder(TrialFolder):
             session.forget(name)
 
     def stop(self, record: dict[str, Any]) -> None:
-        """Label the training as stopped early, for all machines. Whoever trained it is about to let go."""
-        with self._held(STOPPING, tensors=False):
-            super().stop(record)
+        """Label the training as stopped early; its worker may still have the lease. The label says at which epoch it holds."""
+        super().stop(record)
+        self.store.objects.upload(self.path / LABEL, f"{STOPS}/{self.identity}.json")
+
+    def go_on(self) -> None:
+        """Training continues: no longer stopped."""
+        if (self.path / LABEL).exists():
+            self.store.objects.delete([f"{STOPS}/{self.identity}.json"])
+        super().go_on()
 
     def reopen(self) -> None:
         """The same of files that are not here."""
+        self.go_on()
         super().reopen()
         self.store.sessions[self.identity].away.clear()
 
@@ -374,11 +381,11 @@ class MirrorFolder(TrialFolder):
 class Session:
     """A trial that this process may write, from taking its lease to releasing it."""
 
-    def __init__(self, store: RemoteStore, identity: str, lease: Lease, *, tensors: bool) -> None:
+    def __init__(self, store: RemoteStore, identity: str, lease: Lease) -> None:
         self.store, self.identity, self.lease = store, identity, lease
         self.folder = store.path / TRIALS / identity
         self.note = store.settle(identity, tensors=False)
-        if tensors and not TrialFolder(self.folder).is_done():
+        if not TrialFolder(self.folder).is_done():
             self.note = store.settle(identity, tensors=True)
         self.away = set(self.note.state.files) - set(self.note.files)  # not here, and still part of the trial
         self.number = 0
@@ -486,6 +493,7 @@ class Session:
         self.lease.check()
         for place in (STATES, TRIALS):
             self.store.objects.delete(self.store.objects.list(f"{place}/{self.identity}"))
+        self.store.objects.delete([f"{STOPS}/{self.identity}.json"])
         self.store.note_file(self.identity).unlink(missing_ok=True)
 
 

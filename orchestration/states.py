@@ -10,8 +10,13 @@ from pathlib import Path
 
 from ham_core.folder import write_atomically
 
-JOURNAL, CHECKPOINT, DONE = "journal.jsonl", "checkpoint.pt", "done.json"
-AT_HOME = ("lock", "checkpoint.previous.pt", JOURNAL)  # no objects; the journal goes line by line
+JOURNAL, CHECKPOINT, DONE, LABEL = "journal.jsonl", "checkpoint.pt", "done.json", "stopped.json"
+AT_HOME = (
+    "lock",
+    "checkpoint.previous.pt",
+    JOURNAL,
+    LABEL,
+)  # the journal goes line by line, the label on its own
 Stat = tuple[
     int, int
 ]  # bytes, time of the last change in ns: what tells whether a file of the mirror was touched

@@ -336,27 +336,33 @@ def _both(one: Trial, other: Trial) -> Any:
     return one.method.model_copy(update={"averaging": (*other.method.averaging, *one.method.averaging)})
 
 
-def test_an_early_stop_is_known_to_all_machines_and_moves_no_tensors(
+def test_an_early_stop_is_known_to_all_machines_though_the_worker_has_the_lease(
     url: str, machine: Callable[..., RemoteStore], tmp_path: Path
 ) -> None:
     one = trial(epochs=4)
     first, driver, third = (machine(name, url) for name in ("first", "driver", "third"))
-    train(first, one, deadline=_after(first, one, 2))
-    driver.pull()
     label = {"epoch": 2, "epochs": 4, "rule": "asha", "sweep": "tiny"}
-    driver.folder(fingerprint(one)).stop(label)
+    events = run_trial(one, first.folder(fingerprint(one)), EVALUATIONS, device="cpu")
+    for event in first.published(one, events, {}):
+        if event.epoch == 1:
+            driver.refresh(fingerprint(one))
+            driver.folder(fingerprint(one)).stop(label)
+            break
+    events.close()  # type: ignore[attr-defined]  # a generator
+    for store in (driver, third, first):
+        store.pull()
+        assert store.folder(fingerprint(one)).stopped() == label
     assert not list(driver.path.rglob("*.pt"))
-    third.pull()
-    assert third.folder(fingerprint(one)).stopped() == label
     assert results(train(third, one)) == results(train(Store(tmp_path / "alone"), one))
-    driver.pull()
-    assert driver.folder(fingerprint(one)).stopped() is None
+    for store in (driver, third, first):
+        store.pull()
+        assert store.folder(fingerprint(one)).stopped() is None
+        assert not (store.folder(fingerprint(one)).path / "stopped.json").exists()
 
 
 def test_what_drivers_leave_behind_is_on_all_machines(url: str, machine: Callable[..., RemoteStore]) -> None:
     first, second = machine("first", url), machine("second", url)
     path = first.path / "sweeps" / "tiny.search.jsonl"
-    path.parent.mkdir()
     for text in ("one", "two"):
         path.write_text(text)
         first.share(path)
