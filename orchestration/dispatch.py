@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ham_core.prefix import prefix_file
+from ham_core.prefix import has_prefix, prefix_file
 from orchestration.status import is_running
 from orchestration.store import Store
 from orchestration.tracking import run_name
@@ -166,7 +166,7 @@ class Dispatcher:
     def _is_prepared(self, identity: str) -> bool:
         """Whether a running job is about to leave a beginning behind that this one would otherwise train itself."""
         for epochs, name in self.entries[identity]["prefixes"].items():
-            if self.epochs[identity] >= epochs or prefix_file(self.store.path, name).exists():
+            if self.epochs[identity] >= epochs or has_prefix(self.store.path, name):
                 continue
             for other in self.running:
                 if self.entries[other]["prefixes"].get(epochs) == name and self.epochs[other] < epochs:

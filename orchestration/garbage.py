@@ -21,6 +21,7 @@ from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder
 from ham_core.prefix import prefix_file
 from ham_core.starts import sources_of
+from orchestration.disk import used
 from orchestration.status import is_running, recorded_sweeps, state_of
 from orchestration.store import Store
 
@@ -188,6 +189,4 @@ def _temporary(store: Store) -> Iterator[Item]:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    if path.is_dir():
-        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    return path.stat().st_size
+    return used(path) if path.is_dir() else path.stat().st_size

@@ -84,7 +84,6 @@ def run_sweep(
     *,
     resources: Resources = Resources(),
     console: Console,
-    note: str = "",
 ) -> Outcome:
     """Train and evaluate what is missing, and bring MLflow up to date. RequestError before anything has started."""
     sweep = resumed(sweep, store)
