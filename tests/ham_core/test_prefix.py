@@ -86,6 +86,7 @@ def test_what_is_shared_by_two_is_offered_to_them_and_nothing_else() -> None:
     assert found["ham"][2] == found["at"][2] == prefix_of(at(), 2)
     begun = shared_prefixes({"at": (at(), 3), "ham": (ham(2), 0), "again": (ham(2, 3), 1)})
     assert {key: list(points) for key, points in begun.items()} == {"ham": [2], "again": [2]}
+    assert shared_prefixes({"at": (at(), 2), "ham": (ham(2), 0)}) == {}, "who stands there has passed it"
 
 
 def trained(store: Path, one: Trial, prefixes: dict[int, str] | None = None) -> TrialFolder:

@@ -249,6 +249,17 @@ def test_a_trial_that_was_taken_away_at_the_last_moment_waits_again(begin: Calla
     assert jobs.listener.told == []  # type: ignore[attr-defined]
 
 
+def test_nothing_starts_beside_a_trial_that_runs_alone(begin: Callable[..., Dispatcher]) -> None:
+    jobs = begin("method: [at, trades]", "seeds=0")
+    with jobs.store.folder(identity_of(jobs, "trades seed=0")).lock():
+        assert all_next(jobs) == ["at seed=0"]
+        jobs.ended(identity_of(jobs, "at seed=0"), "memory", "out of memory")
+        assert all_next(jobs) == ["at seed=0"]
+    assert all_next(jobs) == [], "the other one is free, and there is a place"
+    jobs.ended(identity_of(jobs, "at seed=0"), "complete")
+    assert all_next(jobs) == ["trades seed=0"]
+
+
 # losses --------------------------------------------------------------------------------------------------------------
 
 
