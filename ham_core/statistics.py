@@ -10,6 +10,10 @@ a_c = h_c / n_c. A class without images has no rate (NaN) and takes no part.
                 binomial (n_c, a_c), so no image is drawn     (Efron and Tibshirani 1993, ch. 13)
     bias        E[ min_c â_c ] - min_c a_c  for â_c binomial with rate a_c: the worst class of a finite test set looks worse
                 than it is; P(min > t) = Π_c P(â_c > t), so the expectation is a finite sum and exact
+    true worst  [min_c l_c, min_c u_c], an interval for min_c a_c itself, not for the class that looks worst: Clopper-Pearson's
+                l_c at level 1 - α/2 (to lie above min a, l of the true worst class must lie above its rate) and u_c at
+                (1 - α/2)^{1/C} (to lie below min a, any of C independent ones must), so together at least γ = 1 - α, ties
+                included. Wilson's interval of the class that looks worst covers 79 % for ten equal classes of 1,000 images
     McNemar     of two models on the same images, b right only under the first, c only under the second: under "equally good"
                 b is binomial (b + c, 1/2); exact and two-sided      (McNemar, Psychometrika 1947)
     seeds       m ± t_{n-1,(1+γ)/2} s / √n
@@ -122,6 +126,25 @@ def wilson_low(hits: np.ndarray, images: np.ndarray, level: float = LEVEL) -> np
     from statsmodels.stats.proportion import proportion_confint
 
     return np.asarray(proportion_confint(hits, images, alpha=1 - level, method="wilson")[0])
+
+
+def worst_interval(counts: PerClass, level: float = LEVEL) -> Interval:
+    """The smallest rate, with a simultaneous interval for the true minimum over classes; n: images of that class."""
+    import numpy as np
+    from statsmodels.stats.proportion import proportion_confint
+
+    kept = counts.images > 0
+    if not kept.any():
+        return Interval(math.nan, math.nan, math.nan, 0)
+    hits, images = counts.hits[kept], counts.images[kept]
+    tail = (1 - level) / 2
+    each = 1 - (1 - tail) ** (1 / len(hits))  # Šidák: all C upper ends hold together at level 1 - tail
+    low = proportion_confint(hits, images, alpha=2 * tail, method="beta")[0]
+    high = proportion_confint(hits, images, alpha=2 * each, method="beta")[1]
+    seen = int(np.argmin(hits / images))
+    return Interval(
+        float(hits[seen] / images[seen]), float(np.min(low)), float(np.min(high)), int(images[seen])
+    )
 
 
 def bootstrap(

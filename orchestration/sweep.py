@@ -54,6 +54,7 @@ KEYS = (
 )
 LISTS = ("seeds", "evaluate", "weights")
 ADJUSTED = ("search", "stop")  # mappings of which profiles and `--set` change single keys
+TARGETS = ("table", "figure")  # `table:NAME` is the sweep that a report's table needs, called NAME
 SINGLE_GRID = "grid"  # the name of a grid that has none
 SEARCH_GRID = "search"  # the name under which tables know the points of a search
 MOST_SEED = 2**32 - 1
@@ -177,8 +178,14 @@ def _expanded(
     *,
     alone: bool = False,
 ) -> Sweep:
-    loader = _Loader(document, Path(document.name).stem, profile, sets, points, alone=alone)
+    loader = _Loader(document, _stem(document.name), profile, sets, points, alone=alone)
     return replace(loader.sweep(), text=document.text, sets=tuple(sets))
+
+
+def _stem(source: str) -> str:
+    """`sweeps/cifar10.yaml` -> cifar10, `table:cfa-1` -> cfa-1."""
+    kind, _, name = source.partition(":")
+    return name if kind in TARGETS else Path(source).stem
 
 
 # finding -----------------------------------------------------------------------------------------------------------

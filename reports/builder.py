@@ -1,6 +1,7 @@
 """Read the runs, build every table and figure there is material for, write them below one folder.
 
-    OUT/<sweep>/<table>.{md,tex,csv}    OUT/<sweep>/figures/<figure>.{svg,png,pdf}    OUT/<sweep>/trials.csv
+    OUT/<sweep>/<table>.{md,tex,csv}    OUT/<sweep>/<table>-published.{md,tex,csv}: their values beside ours
+    OUT/<sweep>/figures/<figure>.{svg,png,pdf}    OUT/<sweep>/trials.csv
     OUT/index.html   tables, figures and provenance, self-contained
     OUT/cost.html    the tables of seconds, which are kept out of every file whose name has no `cost`
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
 from reports.collect import Material, material, tidy
+from reports.comparison import published_tables
 from reports.figures import draw
 from reports.render import csv, html, latex, markdown
 from reports.spec import Spec, chosen, load_specs
@@ -108,16 +110,12 @@ def write(
         able = [source for source in sources if spec.trials.grid in source.grids]
         for source in able[:1] if named else able:
             plan[source.sweep].append(spec)
-        lacking = [source for source in sources if source not in able]
-        sentences = [
-            f"{source.sweep}: '{spec.name}' needs grid '{spec.trials.grid}', which this sweep does not plan "
-            f"(it plans: {', '.join(source.grids) or 'none'})"
-            for source in lacking
-        ]
-        if named and not able:
-            problems += sentences
-        elif not named:
-            built.waiting += sentences
+        if not able:
+            sentence = (
+                f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans "
+                f"(recorded: {', '.join(source.sweep for source in sources)}){_how(spec)}"
+            )
+            (problems if named else built.waiting).append(sentence)
 
     sections: list[html.Section] = []
     results: list[tuple[Material, Spec, list[Table]]] = []
@@ -146,6 +144,11 @@ def write(
                 path = folder / f"{spec.name}.{form}"
                 _save(path, RENDERERS[form](tables).encode(), built)
                 links.append((path.name, f"{source.sweep}/{path.name}"))
+            beside = published_tables(spec, tables)
+            for form in (name for name in formats if name in RENDERERS and beside):
+                path = folder / f"{spec.name}-published.{form}"
+                _save(path, RENDERERS[form](beside).encode(), built)
+                links.append((path.name, f"{source.sweep}/{path.name}"))
             drawing = draw(spec, source, drawn_formats) if spec.figure is not None and drawn_formats else None
             if spec.figure is not None and drawn_formats:
                 for form in drawn_formats:
@@ -162,7 +165,9 @@ def write(
                         raise RequestError(sentence)
             drawings = [drawing] if drawing is not None else []
             if tables or drawings:
-                section.items.append(html.Item(spec.name, spec.title, spec.question, tables, drawings, links))
+                section.items.append(
+                    html.Item(spec.name, spec.title, spec.question, [*tables, *beside], drawings, links)
+                )
         if "csv" in formats and not named:
             text = tidy(source.trials).to_csv(index=False, float_format="%.12g", lineterminator="\n")
             _save(folder / "trials.csv", text.encode(), built)
@@ -184,6 +189,13 @@ def write(
             )
     built.shown = _shown(results)
     return built
+
+
+def _how(spec: Spec) -> str:
+    """What to type for a spec whose grid nobody has trained."""
+    if spec.trials.sweep is None:
+        return ""
+    return f"; train it with: ham sweep {'table' if spec.columns else 'figure'}:{spec.name}"
 
 
 def _page(

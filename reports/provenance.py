@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ham_core.errors import RequestError
-from reports import published as library
 from reports.builder import materials
 from reports.collect import Material
-from reports.spec import Column, Spec, chosen, load_specs
-from reports.tables import Row, Table, tables_of
+from reports.comparison import compared
+from reports.spec import Spec, chosen, load_specs
+from reports.tables import Head, Row, Table, tables_of
 
 RULES = {
     "best": "the epoch with the highest average robust accuracy under the selection attack",
@@ -97,14 +97,14 @@ def match(asked: str, options: Sequence[Sequence[str]], what: str) -> int:
 
 def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, Any]:
     cell, head, row = table.cells[r][c], table.columns[c], table.rows[r]
-    column = spec.columns[c] if c < len(spec.columns) else None
-    weights = column.weights if column is not None else None
+    column = spec.columns[c].of_average(row.average)
+    weights = column.weights
     return {
         "table": table.name,
         "sweep": table.sweep,
         "row": row.title,
         "column": head.full,
-        "metric": head.metric,
+        "metric": " + ".join(column.metric),
         "text": cell.text,
         "unit": head.unit,
         "mean": cell.mean,
@@ -113,7 +113,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         else {
             "low": cell.low,
             "high": cell.high,
-            "kind": {"t": "student-t", "wilson": "wilson"}[cell.kind],
+            "kind": {"t": "student-t"}.get(cell.kind, cell.kind),
             "level": 0.95,
         },
         "n": cell.n,
@@ -137,7 +137,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         ],
         "seeds": [value.seed for value in cell.values],
         "values": [value.value for value in cell.values],
-        "published": _published(spec, table, row, column, head.metric),
+        "published": _published(spec, table, row, head),
         "footnotes": [text for mark, text in table.footnotes if mark in cell.marks],
     }
 
@@ -151,38 +151,25 @@ def _rule(weights: str | None) -> str | None:
     return f"weights of {RULES[rule]}" + (f", averaged over training ({average})" if average else "")
 
 
-def _published(
-    spec: Spec, table: Table, row: Row, column: Column | None, metric: str
-) -> list[dict[str, Any]]:
-    """Published values of the row: the one that measures the same thing where the spec names it, else all, marked as such."""
-    answers = []
-    shown = {head.group for head in table.columns if head.published}
-    for reference in (reference for reference in spec.published if reference.title in shown):
-        method = reference.rows.get(row.key) or reference.rows.get(row.label)
-        beside = [part for part in reference.columns if column is not None and part.beside in column.metric]
-        paper = library.paper(reference.paper)
-        for part in beside or (reference.columns if not any(p.beside for p in reference.columns) else ()):
-            for value in paper.values():
-                if (
-                    value.table.id == reference.table
-                    and value.row.method == method
-                    and (value.column.attack, value.column.stat) == (part.attack, part.stat)
-                    and part.checkpoint in (None, value.column.checkpoint)
-                    and part.printed in (None, value.column.printed)
-                ):
-                    answers.append(
-                        {
-                            "value": value.text,
-                            "column": part.title,
-                            "method": value.row.method,
-                            "quantity": value.table.quantity,
-                            "dataset": value.table.dataset,
-                            "checkpoint": value.checkpoint,
-                            "paper": paper.short,
-                            "where": value.table.where,
-                            "source": value.source,
-                            "comparable": False,
-                            "reason": " ".join(reference.reason.split()),
-                        }
-                    )
-    return answers
+def _published(spec: Spec, table: Table, row: Row, head: Head) -> list[dict[str, Any]]:
+    """Published values of the cell, each with our difference and the verdict; where no column matches, all of the row."""
+    mine = [one for one in compared(spec, table) if one.row is row]
+    beside = [one for one in mine if one.beside == head.metric]
+    return [
+        {
+            "value": one.value.text,
+            "column": one.column,
+            "method": one.value.row.method,
+            "quantity": one.value.table.quantity,
+            "dataset": one.value.table.dataset,
+            "checkpoint": one.value.checkpoint,
+            "paper": one.value.paper.short,
+            "where": one.value.table.where,
+            "source": one.value.source,
+            "difference": one.difference,
+            "verdict": one.verdict,
+            "comparable": one.verdict in ("inside", "outside"),
+            "reason": "; ".join(one.reasons),
+        }
+        for one in beside or [one for one in mine if one.beside is None]
+    ]

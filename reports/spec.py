@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ham_core import yamlfile
 from ham_core.errors import RequestError, known
@@ -43,9 +43,25 @@ def _metric(name: str) -> str:
 
 
 class Trials(Part):
-    """Which trials of a sweep take part: those of one of its named grids."""
+    """Which trials of a sweep take part: those of one of its named grids.
+
+    sweep: the shipped sweep that plans this grid as the paper has it; `ham sweep table:NAME` trains from it.
+    """
 
     grid: str
+    sweep: str | None = None
+
+
+class Entry(Part):
+    """A row that is written down: the trials of a method, with its plain weights or with those of one of its averages.
+
+    Rows of one trial share its training: EMA's row shows another set of weights of the row without it.
+    """
+
+    of: str  # a method's label
+    average: str | None = None  # its weights' name goes behind that of every column: best -> best_ema
+    title: str | None = None
+    group: str = ""  # rows of one group stand together, a rule between them
 
 
 class Rows(Part):
@@ -54,7 +70,15 @@ class Rows(Part):
     by: str = "method"  # "method", or a dotted setting such as method.mining.early_drop_step
     title: str = "Method"
     only: tuple[str, ...] | None = None  # labels, when not every method of the grid is wanted
+    entries: tuple[Entry, ...] | None = None  # the rows one by one, in place of one per method
+    own: tuple[str, ...] = ()  # settings that belong to a method's own recipe, so rows may differ in them
     format: str = "{value}"  # how a swept value is printed
+
+    @model_validator(mode="after")
+    def _entries_are_methods(self) -> Rows:
+        if self.entries is not None and (self.by != "method" or self.only is not None):
+            raise ValueError("'entries' lists methods one by one, so neither 'by' nor 'only' goes with it")
+        return self
 
 
 class Column(Part):
@@ -66,6 +90,7 @@ class Column(Part):
     better: Better | None = None  # default: lower for std, gap and everything that is no accuracy
     reduce: Literal["sum", "mean", "last"] | None = None
     per: str | None = None  # divide by this series, reduced in the same way
+    relative_to: str | None = None  # divide by the value of this method's trial of the same seed
     scale: float = 1.0  # multiplies numbers that are no accuracies
     formula: str | None = None  # in words, when the default sentence would not say it
     cell: str | None = None
@@ -89,6 +114,11 @@ class Column(Part):
     def accuracy(self) -> bool:
         """A share in [0, 1] that is printed in percent."""
         return all(RESULT.fullmatch(name) for name in self.metric)
+
+    @property
+    def is_share(self) -> bool:
+        """One accuracy, so a share of images that has an interval of its own."""
+        return self.accuracy and len(self.metric) == 1 and self.relative_to is None
 
     @property
     def weights(self) -> str | None:
@@ -119,6 +149,15 @@ class Column(Part):
         """Group and title, as one names the column in a sentence: `PGD-20 worst`."""
         return f"{self.group} {self.title}".strip()
 
+    def of_average(self, average: str | None) -> Column:
+        """The same column of the weights of an average: best/pgd20/avg -> best_ema/pgd20/avg. A series has no weights."""
+        if not average or not self.accuracy:
+            return self
+        names = [name.partition("/") for name in self.metric]
+        return self.model_copy(
+            update={"metric": tuple(f"{weights}_{average}/{rest}" for weights, _, rest in names)}
+        )
+
 
 class ReferenceColumn(Part):
     """One column of a published table, picked by its conditions."""
@@ -131,16 +170,32 @@ class ReferenceColumn(Part):
     beside: str | None = None  # our metric that it stands next to, where it measures the same thing
 
 
+class ReferenceRow(Part):
+    """Their row that ours is set beside. Its own conditions override the reference's; null: the source does not say."""
+
+    method: str
+    conditions: dict[str, str | float | int | None] = {}
+
+
 class Reference(Part):
-    """Published values set beside ours."""
+    """Published values set beside ours, and the conditions that they hold under."""
 
     paper: str
     table: str
     title: str
-    reason: str  # why a difference between the two is no verdict
-    rows: dict[str, str]  # our row -> their method
+    rows: dict[str, ReferenceRow]  # our row -> their method
     columns: tuple[ReferenceColumn, ...] = Field(min_length=1)
+    conditions: dict[str, str | float | int | None] = {}  # recorded setting -> its value in the paper
+    runs: int | None = None  # behind every printed mean; then the number after ± is their standard deviation
+    reason: str = ""  # why no value of it can be compared with ours, whatever the conditions
     data: tuple[str, ...] | None = None  # only beside sweeps on these data labels
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {str(key): {"method": row} if isinstance(row, str) else row for key, row in value.items()}
 
 
 class ClassBars(Part):
@@ -319,6 +374,10 @@ def _fields(location: tuple[Any, ...]) -> list[str]:
     names = [part for part in location if isinstance(part, str)]
     if names[:1] == ["published"] and "columns" in names:
         return list(ReferenceColumn.model_fields)
+    if "entries" in names:
+        return list(Entry.model_fields)
+    if names[:1] == ["published"] and "rows" in names:
+        return list(ReferenceRow.model_fields)
     if not names:
         return [field for field in Spec.model_fields if field not in ("name", "question", "place")]
     return list(_MODELS[names[-1]].model_fields) if names[-1] in _MODELS else []
@@ -340,7 +399,8 @@ def load_specs(folder: Path = FOLDER) -> dict[str, Spec]:
 
 
 def chosen(names: tuple[str, ...], specs: dict[str, Spec]) -> list[Spec]:
-    """The specs of these names, all when none is given; unknown names are refused with what is known."""
+    """The specs of these names, all when none is given; `table:NAME` is NAME. Unknown names are refused with what is known."""
+    names = tuple(re.sub(r"^(table|figure):", "", name) for name in names)
     problems = [
         f"unknown table or figure '{name}'; {known(name, specs)}" for name in names if name not in specs
     ]

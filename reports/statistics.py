@@ -2,6 +2,7 @@
 
     n >= 2 seeds    m ± t_{n-1, (1+γ)/2} · s / √n,  s the sample standard deviation (n - 1 below the root)
     n = 1 seed      Wilson's score interval of the one proportion over its test images
+                    of a worst class: a simultaneous interval for the true minimum over classes, ham_core/statistics.py
 
 γ = 0.95. The first says how far another set of seeds may lie; the second knows nothing of seeds, only that the test set is
 finite, so the two are marked apart wherever they are printed.
@@ -25,7 +26,7 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
-    kind: Literal["t", "wilson", "none"]
+    kind: Literal["t", "wilson", "worst", "none"]
 
     @property
     def half(self) -> float | None:
@@ -60,3 +61,14 @@ def wilson(share: float, images: int, level: float = LEVEL) -> Estimate:
 
     low, high = proportion_confint(round(share * images), images, alpha=1 - level, method="wilson")
     return Estimate(share, float(low), float(high), 1, "wilson")
+
+
+def worst(shares: Sequence[float], images: Sequence[int], level: float = LEVEL) -> Estimate:
+    """The smallest of several classes' proportions with a simultaneous interval for the true minimum."""
+    import numpy as np
+
+    from ham_core.statistics import PerClass, worst_interval
+
+    counts, rates = np.asarray(images), np.asarray(shares, dtype=float)
+    found = worst_interval(PerClass(counts, np.round(rates * counts).astype(int), rates), level)
+    return Estimate(min(shares), found.low, found.high, 1, "worst")

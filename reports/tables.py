@@ -12,17 +12,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
-from reports import published as library
-from reports.collect import Material, Protocol, Trial
-from reports.spec import Better, Column, Reference, Spec
-from reports.statistics import LEVEL, Estimate, student_t, wilson
+from reports.collect import Material, Protocol, Trial, protocol_of
+from reports.spec import Better, Column, Entry, Spec
+from reports.statistics import LEVEL, Estimate, student_t, wilson, worst
 
 MARKS = "†‡§¶‖"
 PERCENT = 100.0
-WILSON_NOTE = (
-    "One seed: the interval is Wilson's over the test images of that one model "
-    f"({LEVEL:.0%}); it says nothing about other seeds."
-)
+ONE_SEED = {
+    "wilson": (
+        f"One seed: the interval is Wilson's over the test images of that one model ({LEVEL:.0%}); it says nothing about "
+        "other seeds."
+    ),
+    "worst": (
+        f"One seed: a simultaneous interval for the true worst class, over the test images of that one model ({LEVEL:.0%}); "
+        "it says nothing about other seeds."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Cell:
     mean: float | None = None
     low: float | None = None
     high: float | None = None
-    kind: Literal["t", "wilson", "none", "published"] = "none"
+    kind: Literal["t", "wilson", "worst", "none", "published"] = "none"
     n: int = 0
     expected: int = 0
     values: tuple[Value, ...] = ()
@@ -53,6 +58,7 @@ class Cell:
     waits: str = ""  # what an empty or short cell waits for
     missing: tuple[str, ...] = ()  # the trials behind `waits`
     source: str = ""  # of a published value
+    reasons: tuple[str, ...] = ()  # why it is no verdict; printed as footnotes
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,12 @@ class Row:
     key: str
     title: str
     label: str
+    group: str = ""  # rows of one group stand together, a rule between them
+    average: str | None = None  # the row shows the weights of this average
+    settings: Mapping[str, str] = field(
+        default_factory=dict
+    )  # recorded, of its trials; {} while none has run
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,19 +150,21 @@ def tables_of(spec: Spec, material: Material) -> list[Table]:
             f"{spec.place}: table '{spec.name}' needs grid '{spec.trials.grid}', which sweep '{material.sweep}' does not "
             f"plan; {known(spec.trials.grid, material.grids)}"
         )
-    groups = by_protocol(trials, spec.rows.by)
+    groups = by_protocol(trials, spec.rows.by, spec.rows.own)
     tables = [_table(spec, material, protocol, members) for protocol, members in groups]
     return (
         [replace(table, part=index) for index, table in enumerate(tables, 1)] if len(tables) > 1 else tables
     )
 
 
-def by_protocol(trials: Sequence[Trial], swept: str = "method") -> list[tuple[Protocol | None, list[Trial]]]:
-    """Trials by protocol, the swept setting left out of it. Trials without a run join the largest group."""
+def by_protocol(
+    trials: Sequence[Trial], swept: str = "method", own: Sequence[str] = ()
+) -> list[tuple[Protocol | None, list[Trial]]]:
+    """Trials by protocol, the swept setting and the rows' own ones left out of it. Trials without a run join the largest."""
     groups: dict[Protocol, list[Trial]] = {}
     for trial in trials:
         if trial.protocol is not None:
-            settings = tuple(pair for pair in trial.protocol.settings if pair[0] != swept)
+            settings = tuple(pair for pair in trial.protocol.settings if pair[0] not in (swept, *own))
             groups.setdefault(Protocol(settings), []).append(trial)
     if not groups:
         return [(None, list(trials))]
@@ -164,6 +178,8 @@ def by_protocol(trials: Sequence[Trial], swept: str = "method") -> list[tuple[Pr
 
 def lines_of(spec: Spec, trials: Sequence[Trial]) -> list[_Line]:
     """The rows, with their trials: methods in the order of the plan, swept values in rising order."""
+    if spec.rows.entries is not None:
+        return _apart(spec, [_line_of(entry, trials) for entry in spec.rows.entries])
     if spec.rows.by == "method":
         lines: dict[Any, _Line] = {}
         for trial in trials:
@@ -194,16 +210,24 @@ def lines_of(spec: Spec, trials: Sequence[Trial]) -> list[_Line]:
     if not shown_once:  # several methods share values: a row needs both
         for line in ordered:
             title = f"{line.trials[0].title}, {line.row.title}"
-            line.row = Row(f"{line.row.label} {line.row.key}", title, line.row.label)
+            line.row = replace(line.row, key=f"{line.row.label} {line.row.key}", title=title)
     return _apart(spec, ordered)
+
+
+def _line_of(entry: Entry, trials: Sequence[Trial]) -> _Line:
+    """A row that the spec writes down; without trials where the sweep does not plan its method."""
+    mine = [trial for trial in trials if trial.label == entry.of]
+    key = f"{entry.of}+{entry.average}" if entry.average else entry.of
+    title = entry.title or (mine[0].title if mine else entry.of)
+    return _Line(Row(key, title, entry.of, entry.group, entry.average), key, mine)
 
 
 def _apart(spec: Spec, lines: Iterable[_Line]) -> list[_Line]:
     """One line per setting that the trials of a line still differ in, so that a line differs in nothing but the seed."""
     found: list[_Line] = []
     for line in lines:
-        for words, trials in apart(line.trials, spec.rows.by).items():
-            row = Row(f"{line.row.key}, {words}", f"{line.row.title}, {words}", line.row.label)
+        for words, trials in (apart(line.trials, spec.rows.by) or {"": []}).items():
+            row = replace(line.row, key=f"{line.row.key}, {words}", title=f"{line.row.title}, {words}")
             found.append(_Line(row if words else line.row, line.value, trials))
     for line in found:
         seeds = [trial.seed for trial in line.trials]
@@ -250,23 +274,27 @@ def name_of(trial: Trial) -> str:
 def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Sequence[Trial]) -> Table:
     lines = lines_of(spec, trials)
     heads = [_head(column) for column in spec.columns]
-    cells = [[_cell(spec, column, line, material) for column in spec.columns] for line in lines]
+    below = [_baseline(spec, column, material, protocol) for column in spec.columns]
+    cells = [
+        [
+            _cell(spec, column.of_average(line.row.average), line, material, base)
+            for column, base in zip(spec.columns, below, strict=True)
+        ]
+        for line in lines
+    ]
     notes = list(spec.notes)
-    on_test = protocol is not None and protocol.get("selection.on") == "test"
-    if on_test:
+    if protocol is not None and protocol.get("selection.on") == "test":
         notes.append(
             "The checkpoints were selected on the test set, as some papers do: read these numbers as optimistic."
         )
     for index, column in enumerate(spec.columns):
         _rank([line[index] for line in cells], column.direction, cells, index)
 
-    data = protocol.get("data.label") if protocol is not None else None
-    for reference in spec.published:
-        if reference.data is None or data in reference.data:
-            _set_beside(reference, lines, heads, cells, notes)
-
     footnotes: dict[str, str] = {}
-    marked = tuple(tuple(_marked(cell, footnotes) for cell in line) for line in cells)
+    rows = _with_recipes(
+        [replace(line.row, settings=_settings(line.trials)) for line in lines], spec, footnotes
+    )
+    marked = tuple(tuple(marked_cell(cell, footnotes) for cell in line) for line in cells)
     seeds = sorted({trial.seed for line in lines for trial in line.trials})
     notes.insert(0, _seed_note(marked, seeds))
     return Table(
@@ -278,7 +306,7 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
         label=spec.label,
         protocol=protocol.text if protocol is not None else "no run yet",
         row_title=spec.rows.title,
-        rows=tuple(line.row for line in lines),
+        rows=rows,
         columns=tuple(heads),
         cells=marked,
         footnotes=tuple((mark, text) for text, mark in footnotes.items()),
@@ -287,12 +315,34 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
     )
 
 
+def _settings(trials: Sequence[Trial]) -> Mapping[str, str]:
+    """What was recorded of how the trials of a row may be compared."""
+    run = next((trial.run for trial in trials if trial.finished), None)
+    return {} if run is None else dict(protocol_of(run.params).settings)
+
+
+def _with_recipes(rows: Sequence[Row], spec: Spec, footnotes: dict[str, str]) -> tuple[Row, ...]:
+    """Rows that differ in what belongs to their own recipes say so in a footnote: `40 epochs`."""
+    marked = []
+    for row in rows:
+        differing = [
+            (key, row.settings[key])
+            for key in spec.rows.own
+            if key in row.settings
+            and len({other.settings[key] for other in rows if key in other.settings}) > 1
+        ]
+        words = Protocol(tuple(differing)).text
+        mark = mark_of(f"Its own recipe: {words}.", footnotes) if words else None
+        marked.append(replace(row, marks=(mark,)) if mark else row)
+    return tuple(marked)
+
+
 def _head(column: Column) -> Head:
     return Head(
         title=column.title,
         group=column.group,
         metric=" + ".join(column.metric),
-        unit="%" if column.accuracy else "",
+        unit="%" if column.accuracy and not column.relative_to else "",
         better=column.direction,
         formula=column.formula or formula_of(column),
     )
@@ -320,12 +370,44 @@ def formula_of(column: Column) -> str:
         inner = f"{column.reduce} of {metric} over the epochs of each trial"
         if column.per:
             inner += f", divided by the {column.reduce} of {column.per}"
+    if column.relative_to:
+        inner += f", divided by the same of {column.relative_to} with the same seed"
     several = f"mean ± t(n-1, {(1 + LEVEL) / 2:g}) s/√n"
-    return f"mean over seeds of ({inner}); interval at {LEVEL:.0%}: {several}, for one seed Wilson's over its images"
+    return f"mean over seeds of ({inner}); interval at {LEVEL:.0%}: {several}, for one seed over its images"
 
 
-def value_of(column: Column, trial: Trial, material: Material) -> float | None:
-    """The column's statistic of one trial, in its stored unit; None when it was not measured."""
+def value_of(
+    column: Column, trial: Trial, material: Material, baseline: Mapping[int, float] | None = None
+) -> float | None:
+    """The column's statistic of one trial, in its stored unit; None when it was not measured.
+
+    baseline: seed -> value of the method that the column is relative to.
+    """
+    value = _own_value(column, trial, material)
+    if column.relative_to is None or value is None:
+        return value
+    below = (baseline or {}).get(trial.seed)
+    return value / below if below else None
+
+
+def _baseline(
+    spec: Spec, column: Column, material: Material, protocol: Protocol | None
+) -> Mapping[int, float]:
+    """seed -> value of the method that a column is relative to, of the same protocol."""
+    if column.relative_to is None:
+        return {}
+    members = dict(by_protocol(material.of_grid(spec.trials.grid), spec.rows.by, spec.rows.own)).get(
+        protocol, []
+    )
+    found = {
+        trial.seed: _own_value(column, trial, material)
+        for trial in members
+        if trial.label == column.relative_to
+    }
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _own_value(column: Column, trial: Trial, material: Material) -> float | None:
     if not trial.finished:
         return None
     if column.reduce is None:
@@ -351,41 +433,38 @@ def _reduced(how: str, points: Sequence[tuple[int, float]]) -> float | None:
 
 
 def estimate_of(column: Column, values: Sequence[float], trials: Sequence[Trial]) -> Estimate:
-    """Mean and interval over the trials; Wilson's for one accuracy of one trial."""
-    if len(values) == 1 and column.accuracy and len(column.metric) == 1 and trials[0].run is not None:
-        images = images_behind(column, trials[0].run.metrics)
-        if images:
-            return wilson(values[0], images)
+    """Mean and interval over the trials; for one accuracy of one trial an interval over its test images."""
+    if len(values) == 1 and column.is_share and trials[0].run is not None:
+        return over_images(column, values[0], trials[0].run.metrics)
     return student_t(values)
 
 
-def images_behind(column: Column, metrics: Mapping[str, float]) -> int | None:
-    """How many test images an accuracy is the share of: all (avg), the worst class's (worst), or the class's."""
+def over_images(column: Column, value: float, metrics: Mapping[str, float]) -> Estimate:
+    """One accuracy of one model: Wilson's interval, of the worst class the simultaneous one; none where counts are missing."""
     prefix = "test/images/"
     counts = {name.removeprefix(prefix): round(n) for name, n in metrics.items() if name.startswith(prefix)}
-    if column.statistic == "avg":
-        return sum(counts.values()) or None
     if column.statistic == "worst":
         stem = column.metric[0].rsplit("/", 1)[0]
         shares = {name: metrics[f"{stem}/{name}"] for name in counts if f"{stem}/{name}" in metrics}
-        return counts[min(sorted(shares), key=lambda name: shares[name])] if shares else None
-    return counts.get(column.statistic)
+        if shares:
+            return worst(list(shares.values()), [counts[name] for name in shares])
+    images = sum(counts.values()) if column.statistic == "avg" else counts.get(column.statistic)
+    return wilson(value, images) if images else student_t([value])
 
 
-def _cell(spec: Spec, column: Column, line: _Line, material: Material) -> Cell:
+def _cell(spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]) -> Cell:
     expected = max(len({trial.seed for trial in line.trials}), spec.min_seeds)
-    found = [(trial, value_of(column, trial, material)) for trial in line.trials]
+    found = [(trial, value_of(column, trial, material, baseline)) for trial in line.trials]
     present = [(trial, value) for trial, value in found if value is not None]
     absent = [trial for trial, value in found if value is None]
     waits, missing = _waits(column, line, absent, len(present), expected)
     if not present:
         return Cell(expected=expected, waits=waits, missing=missing)
     trials, values = [trial for trial, _ in present], [value for _, value in present]
-    factor = PERCENT if column.accuracy else column.scale
+    factor = PERCENT if column.accuracy and not column.relative_to else column.scale
     estimate = estimate_of(column, values, trials).scaled(factor)
-    form = {"t": column.cell or spec.cell, "wilson": spec.single, "none": column.cell or spec.bare}[
-        estimate.kind
-    ]
+    forms = {"t": column.cell or spec.cell, "none": column.cell or spec.bare}
+    form = forms.get(estimate.kind, spec.single)
     if estimate.half is None:
         form = _without_interval(form)
     text = form.format(
@@ -452,67 +531,25 @@ def _leading(text: str) -> str:
     return text.split(" ", 1)[0].replace(",", "")
 
 
-def _set_beside(
-    reference: Reference, lines: Sequence[_Line], heads: list[Head], cells: list[list[Cell]], notes: list[str]
-) -> None:
-    """Append the published columns."""
-    paper = library.paper(reference.paper)
-    table = paper.table(reference.table)
-    sources: dict[str, None] = {}
-    for wanted in reference.columns:
-        heads.append(
-            Head(
-                title=wanted.title,
-                group=reference.title,
-                metric=f"published:{paper.key}:{table.id}",
-                unit="%",
-                better="none",
-                formula=f"as printed in {paper.short}, {table.where}",
-                published=True,
-            )
-        )
-        for line, row in zip(lines, cells, strict=True):
-            method = reference.rows.get(line.row.key) or reference.rows.get(line.row.label)
-            value = next(
-                (
-                    value
-                    for value in paper.values()
-                    if value.table is table
-                    and value.row.method == method
-                    and value.column.attack == wanted.attack
-                    and value.column.stat == wanted.stat
-                    and (wanted.checkpoint is None or value.column.checkpoint == wanted.checkpoint)
-                    and (wanted.printed is None or value.column.printed == wanted.printed)
-                ),
-                None,
-            )
-            if value is None:
-                row.append(Cell(kind="published"))
-            else:
-                sources[value.source] = None
-                row.append(
-                    Cell(text=value.text, mean=value.number.value, kind="published", source=value.source)
-                )
-    notes.append(
-        f"{reference.title}: {paper.title}, {paper.venue}, {table.where}; read in {'; '.join(sources) or table.source}. "
-        f"Not comparable with ours: {reference.reason}"
-    )
+def mark_of(text: str, footnotes: dict[str, str]) -> str:
+    """The mark of a footnote; a new text gets the next one: †, ‡, ..., ††, ..."""
+    if text not in footnotes:
+        place = len(footnotes)
+        footnotes[text] = MARKS[place % len(MARKS)] * (place // len(MARKS) + 1)
+    return footnotes[text]
 
 
-def _marked(cell: Cell, footnotes: dict[str, str]) -> Cell:
+def marked_cell(cell: Cell, footnotes: dict[str, str]) -> Cell:
     """Give the cell its footnote marks, new footnotes in order of appearance."""
     texts = []
     if cell.n and cell.n < cell.expected:
         texts.append(f"{cell.n} of {cell.expected} seeds.")
     if cell.waits and not cell.n:
         texts.append(f"{cell.waits}.")
-    if cell.kind == "wilson":
-        texts.append(WILSON_NOTE)
-    for text in texts:
-        if text not in footnotes:
-            place = len(footnotes)
-            footnotes[text] = MARKS[place % len(MARKS)] * (place // len(MARKS) + 1)
-    return replace(cell, marks=tuple(footnotes[text] for text in texts))
+    if cell.kind in ONE_SEED:
+        texts.append(ONE_SEED[cell.kind])
+    texts += [f"{reason}." for reason in cell.reasons]
+    return replace(cell, marks=tuple(mark_of(text, footnotes) for text in texts))
 
 
 def _seed_note(cells: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ HEAVY = ("torch", "torchvision", "ray", "mlflow", "sklearn", "pandas")
 # What the code of `reports` may take from the other rooms.
 REPORTS_MAY_IMPORT = {
     "ham_core.metrics",
+    "ham_core.statistics",
     "ham_core.config",
     "ham_core.errors",
     "ham_core.yamlfile",

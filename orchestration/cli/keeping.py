@@ -26,6 +26,7 @@ from orchestration.cli.shared import (
     grid,
     open_store,
     tracking_uri,
+    wanted_sweep,
 )
 
 if TYPE_CHECKING:
@@ -135,14 +136,13 @@ def explain_trial(trial: str, against: str | None, sweep: str | None, store: str
 
 def _sweep_of(store: Store, name: str) -> Sweep:
     """A sweep by its file, or as it was started here."""
-    from orchestration.search import load
     from orchestration.started import expanded
     from orchestration.status import recorded_sweeps
 
     for recorded in recorded_sweeps(store):
         if recorded["name"] == name:
             return expanded(recorded)
-    return load(name, store, None, ())
+    return wanted_sweep(name, store, None, ())
 
 
 def _print_explanation(answer: Mapping[str, Any]) -> None:

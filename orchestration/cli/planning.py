@@ -29,6 +29,7 @@ from orchestration.cli.shared import (
     next_command,
     open_store,
     tracking_uri,
+    wanted_sweep,
 )
 from orchestration.live import percent
 
@@ -65,10 +66,10 @@ def sweep(
     from orchestration.disk import bytes_in
     from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_sweep
-    from orchestration.search import load, resumed
+    from orchestration.search import resumed
 
     place = open_store(store)
-    found = load(sweep, place, profile, settings or ())
+    found = wanted_sweep(sweep, place, profile, settings or ())
     address_of_mlflow = tracking_uri(uri, place)
     resources = Resources(
         threads=threads,
@@ -136,10 +137,9 @@ def plan(
     from orchestration.disk import estimate_bytes
     from orchestration.estimate import estimate
     from orchestration.plan import plan as make_plan
-    from orchestration.search import load
 
     place = open_store(store)
-    made = make_plan(load(sweep, place, profile, settings or ()), place.path)
+    made = make_plan(wanted_sweep(sweep, place, profile, settings or ()), place.path)
     cost = estimate(made, place) | {"bytes": estimate_bytes(made)}
     if as_json:
         emit(made.to_json(origins) | {"estimate": cost})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestration.store import Store
+    from orchestration.sweep import Sweep
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
@@ -50,7 +51,11 @@ ProfileFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 SweepArgument = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A sweep's YAML file, or the name of a shipped one.")
+    str,
+    typer.Argument(
+        metavar="SWEEP",
+        help="A sweep's YAML file, the name of a shipped one, or table:NAME: all that a table needs.",
+    ),
 ]
 SweepFlag = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="A recorded sweep. [default: the newest]")
@@ -196,6 +201,17 @@ def open_store(address: str, *, must_exist: bool = False) -> Store:
             f"--store: {address} does not exist; run `ham sweep SWEEP --store {address}` first, or name another one"
         )
     return store
+
+
+def wanted_sweep(words: str, store: Store, profile: str | None, sets: Sequence[str]) -> Sweep:
+    """The sweep of a file, of a name, or of `table:NAME`, with what its search has proposed in this store."""
+    from orchestration.search import load, resumed
+    from orchestration.sweep import parse_sweep
+    from reports.targets import document, is_target
+
+    if not is_target(words):
+        return load(words, store, profile, sets)
+    return resumed(parse_sweep(document(words, profile), words, profile=profile, sets=sets), store)
 
 
 def gpu_share(text: str | None) -> float | None:

@@ -39,6 +39,7 @@ from orchestration.cli.shared import (
     grid,
     open_store,
     tracking_uri,
+    wanted_sweep,
 )
 
 if TYPE_CHECKING:
@@ -289,9 +290,7 @@ def _jobs(
             f"ham evaluate: {given} changes the trials of a sweep; give it with --sweep FILE, or leave it out"
         )
     if sweep is not None:
-        from orchestration.search import load
-
-        planned = load(sweep, store, profile, sets).trials
+        planned = wanted_sweep(sweep, store, profile, sets).trials
         return [replace(one, evaluations=tuple(wanted)) for one in planned if one.grids]
     folders = {folder.path.name: folder for folder in map(store.find, prefixes)}
     return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()]

@@ -22,6 +22,7 @@ SCREEN = 1.5  # pixels of the page per point of a drawing
 INTERVALS = {
     "t": f"Student-t interval of the mean over seeds, {LEVEL:.0%}",
     "wilson": f"Wilson interval over the test images of one model, {LEVEL:.0%}",
+    "worst": f"Simultaneous interval for the true worst class, over the test images of one model, {LEVEL:.0%}",
 }
 
 

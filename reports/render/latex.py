@@ -87,8 +87,11 @@ def _one(table: Table) -> str:
         *_heads(table),
         r"    \midrule",
     ]
-    for row, cells in zip(table.rows, table.cells, strict=True):
-        lines.append("    " + " & ".join([escape(row.title), *(_cell(cell) for cell in cells)]) + r" \\")
+    for index, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
+        if index and row.group != table.rows[index - 1].group:
+            lines.append(r"    \midrule")
+        title = escape(row.title + "".join(row.marks))
+        lines.append("    " + " & ".join([title, *(_cell(cell) for cell in cells)]) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     lines.append(r"  \par\smallskip\begin{minipage}{\linewidth}\scriptsize")
     lines += [f"  {escape(mark)}~{escape(text)}\\par" for mark, text in table.footnotes]

@@ -249,7 +249,7 @@ def test_a_preset_has_the_attack_of_its_code(name: str) -> None:
 
 NORMALISED = {"at", "at-awp", "cfol", "drop-overconfident", "faal-at", "faal-at-awp", "fast-at", "free-at"}
 NORMALISED |= {"ohem", "focal", "class-balanced", "ham-official", "ham-paper", "ham-cifar10"}
-NORMALISED |= {"ham-trades", "ham-mart", "ham-awp", "ham-cfa", "ham-fawa"}
+NORMALISED |= {"ham-weights", "ham-trades", "ham-mart", "ham-awp", "ham-cfa", "ham-fawa"}
 
 
 @pytest.mark.parametrize("name", names())

@@ -6,8 +6,10 @@ import pytest
 
 from ham_core.errors import RequestError
 from reports.collect import protocol_of, tidy
+from reports.comparison import compared
 from reports.spec import Column, load_specs
-from reports.tables import Table, images_behind, tables_of, value_of
+from reports.statistics import wilson
+from reports.tables import Table, over_images, tables_of, value_of
 
 T2 = 4.302652729911275  # t(2, 0.975)
 
@@ -63,27 +65,31 @@ def test_a_missing_evaluation_is_named(store, metrics):
     assert cell(main(store), "at", "PGD-20 worst").text
 
 
-def test_one_seed_gets_the_wilson_interval_of_its_worst_class_and_is_marked_as_such(store, metrics):
-    """Worst class 26 of 100 images."""
+def test_one_seed_gets_an_interval_over_its_images_and_is_marked_as_such(store, metrics):
+    """Three classes of 100 images each; under attack 60, 26 and 50 are right."""
     from statsmodels.stats.proportion import proportion_confint
 
     store.add("at", 0, metrics((0.9, 0.8, 0.7), (0.6, 0.26, 0.5)))
     table = main(store)
-    found = cell(table, "at", "PGD-20 worst")
-    low, high = proportion_confint(26, 100, alpha=0.05, method="wilson")
-    assert (found.low, found.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
-    assert (found.kind, found.text) == ("wilson", f"26.0 [{100 * low:.1f}, {100 * high:.1f}]")
-    assert "Wilson" in dict(table.footnotes)[found.marks[0]]
+    average = cell(table, "at", "PGD-20 average")
+    low, high = proportion_confint(136, 300, alpha=0.05, method="wilson")
+    assert (average.low, average.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+    assert average.kind == "wilson" and "Wilson" in dict(table.footnotes)[average.marks[0]]
+    worst = cell(table, "at", "PGD-20 worst")
+    low = proportion_confint(26, 100, alpha=0.05, method="beta")[0]
+    high = proportion_confint(26, 100, alpha=2 * (1 - 0.975 ** (1 / 3)), method="beta")[1]
+    assert (worst.low, worst.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+    assert (worst.kind, worst.text) == ("worst", f"26.0 [{100 * low:.1f}, {100 * high:.1f}]")
+    assert "simultaneous" in dict(table.footnotes)[worst.marks[0]]
     assert cell(table, "at", "PGD-20 std").kind == "none"
 
 
-def test_images_behind_an_accuracy_are_all_or_those_of_its_class():
+def test_the_images_behind_an_accuracy_are_all_or_those_of_its_class():
+    """Wilson's interval depends on how many images there are, so it tells which were counted."""
     metrics = {"test/images/00_a": 10, "test/images/01_b": 20, "best/clean/00_a": 0.9, "best/clean/01_b": 0.5}
-    sizes = {
-        name: images_behind(Column(title="t", metric=f"best/clean/{name}"), metrics)
-        for name in ("avg", "worst", "00_a")
-    }
-    assert sizes == {"avg": 30, "worst": 20, "00_a": 10}
+    for name, value, images in (("avg", 19 / 30, 30), ("00_a", 0.9, 10), ("01_b", 0.5, 20)):
+        found = over_images(Column(title="t", metric=f"best/clean/{name}"), value, metrics)
+        assert found == wilson(value, images)
 
 
 def test_best_is_highest_for_accuracy_and_lowest_for_spread(store, metrics):
@@ -157,10 +163,10 @@ def test_rows_by_a_swept_setting_rise_and_find_their_published_values(store, met
         )
     (table,) = tables_of(load_specs()["ham-table1"], store.material())
     assert [row.key for row in table.rows] == ["0", "0.1", "0.3"]
-    printed = [[c.text for c in line if c.kind == "published"] for line in table.cells]
-    assert printed == [["33.0", "85.8"], ["31.6", "82.8"], ["30.4", "85.2"]]
-    assert any("Not comparable with ours" in note for note in table.notes)
-    assert not any(c.rank for line in table.cells for c in line if c.kind == "published")
+    found = compared(load_specs()["ham-table1"], table)
+    assert [one.value.text for one in found] == ["33.0", "31.6", "30.4", "85.8", "82.8", "85.2"]
+    assert {one.verdict for one in found} == {"not comparable"}
+    assert all("unresolved what they measure" in one.reasons[0] for one in found)
 
 
 def test_two_methods_at_one_value_are_two_rows(store, metrics):
@@ -177,7 +183,7 @@ def test_two_methods_at_one_value_are_two_rows(store, metrics):
 
 
 def test_published_values_stand_only_beside_their_own_data(digits):
-    assert not any(head.published for head in main(digits).columns)
+    assert not compared(load_specs()["ham-main"], main(digits))
 
 
 def test_a_series_is_reduced_over_epochs_and_divided(digits):
