@@ -22,7 +22,7 @@ from reports import published as library
 from reports.collect import PROTOCOL, readable
 from reports.spec import Reference, ReferenceColumn, ReferenceRow, Spec
 from reports.statistics import LEVEL
-from reports.tables import Cell, Head, Row, Table, mark_of, marked_cell
+from reports.tables import Cell, Head, Row, Table, with_marks
 
 Verdict = Literal["inside", "outside", "not comparable", ""]
 LINES = 42  # of one part, so that it fits a page
@@ -207,46 +207,44 @@ def _chunks(found: Sequence[Compared]) -> Iterator[list[Compared]]:
 
 
 def _part(spec: Spec, table: Table, found: Sequence[Compared], part: int) -> Table:
-    footnotes: dict[str, str] = {}
-    rows: list[Row] = []
-    cells: list[tuple[Cell, ...]] = []
-    sources: dict[str, None] = {}
-    for one in found:
-        rows.append(
-            Row(
-                f"{one.row.key}: {one.column}",
-                f"{one.row.title}: {one.column}",
-                one.row.label,
-                group=one.column,
-            )
+    sources = [
+        f"{one.value.paper.title}, {one.value.paper.venue}, {one.value.table.where}; read in {one.value.source}."
+        for one in found
+    ]
+    verdicts = any(one.verdict in ("inside", "outside") for one in found)
+    return with_marks(
+        Table(
+            name=f"{spec.name}-published",
+            sweep=table.sweep,
+            title=f"Published beside reproduced: {spec.title}",
+            caption="Each value as the paper prints it, ours beside it, and whether the two agree.",
+            question=spec.question,
+            label=f"{spec.label}-published",
+            protocol=table.protocol,
+            row_title=spec.rows.title,
+            rows=tuple(_row(one) for one in found),
+            columns=HEADS,
+            cells=tuple(tuple(_cells(one)) for one in found),
+            footnotes=(),
+            notes=(*([RULE] if verdicts else ()), *dict.fromkeys(sources)),
+            part=part,
         )
-        cells.append(tuple(marked_cell(cell, footnotes) for cell in _cells(one)))
-        paper, where = one.value.paper, one.value.table.where
-        sources[f"{paper.title}, {paper.venue}, {where}; read in {one.value.source}."] = None
-    if any(one.verdict in ("inside", "outside") for one in found):
-        mark_of(RULE, footnotes)
-    return Table(
-        name=f"{spec.name}-published",
-        sweep=table.sweep,
-        title=f"Published beside reproduced: {spec.title}",
-        caption="Each value as the paper prints it, ours beside it, and whether the two agree.",
-        question=spec.question,
-        label=f"{spec.label}-published",
-        protocol=table.protocol,
-        row_title=f"{spec.rows.title}: column",
-        rows=tuple(rows),
-        columns=HEADS,
-        cells=tuple(cells),
-        footnotes=tuple((mark, text) for text, mark in footnotes.items()),
-        notes=tuple(sources),
-        part=part,
+    )
+
+
+def _row(one: Compared) -> Row:
+    return Row(
+        key=f"{one.row.key}: {one.column}",
+        title=f"{one.row.title}: {one.column}",
+        label=one.row.label,
+        group=one.column,
+        short=one.row.title,
     )
 
 
 def _cells(one: Compared) -> Iterator[Cell]:
     yield Cell(text=one.value.text, mean=one.value.number.value, kind="published", source=one.value.source)
-    ours = one.ours or Cell()
-    yield replace(ours, rank=0, marks=(), reasons=())
+    yield replace(one.ours or Cell(), rank=0)
     difference = one.difference
     yield Cell() if difference is None else Cell(text=f"{difference:+.1f}", mean=difference)
-    yield Cell(text=one.verdict, reasons=("; ".join(one.reasons),) if one.reasons else ())
+    yield Cell(text=one.verdict, remarks=(f"{'; '.join(one.reasons)}.",) if one.reasons else ())

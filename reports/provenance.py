@@ -138,7 +138,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "seeds": [value.seed for value in cell.values],
         "values": [value.value for value in cell.values],
         "published": _published(spec, table, row, head),
-        "footnotes": [text for mark, text in table.footnotes if mark in cell.marks],
+        "footnotes": [*cell.remarks, *row.remarks],
     }
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
 from reports.collect import Material, Protocol, Trial, protocol_of
+from reports.footnotes import marked
 from reports.spec import Better, Column, Entry, Spec
 from reports.statistics import LEVEL, Estimate, student_t, wilson, worst
 
-MARKS = "†‡§¶‖"
 PERCENT = 100.0
 ONE_SEED = {
     "wilson": (
@@ -53,12 +53,14 @@ class Cell:
     n: int = 0
     expected: int = 0
     values: tuple[Value, ...] = ()
+    remarks: tuple[
+        str, ...
+    ] = ()  # all that is to be said of it; `marks`: of what is marked at the cell itself
     marks: tuple[str, ...] = ()
     rank: Literal[0, 1, 2] = 0  # 1 = best of its column, 2 = second
     waits: str = ""  # what an empty or short cell waits for
     missing: tuple[str, ...] = ()  # the trials behind `waits`
     source: str = ""  # of a published value
-    reasons: tuple[str, ...] = ()  # why it is no verdict; printed as footnotes
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Head:
     better: Better
     formula: str
     published: bool = False
+    marks: tuple[str, ...] = ()
 
     @property
     def full(self) -> str:
@@ -88,9 +91,9 @@ class Row:
     label: str
     group: str = ""  # rows of one group stand together, a rule between them
     average: str | None = None  # the row shows the weights of this average
-    settings: Mapping[str, str] = field(
-        default_factory=dict
-    )  # recorded, of its trials; {} while none has run
+    short: str = ""  # its title below the name of its group, where groups are named
+    settings: Mapping[str, str] = field(default_factory=dict)  # recorded; {} while none of its trials has run
+    remarks: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
 
 
@@ -290,14 +293,10 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
     for index, column in enumerate(spec.columns):
         _rank([line[index] for line in cells], column.direction, cells, index)
 
-    footnotes: dict[str, str] = {}
-    rows = _with_recipes(
-        [replace(line.row, settings=_settings(line.trials)) for line in lines], spec, footnotes
-    )
-    marked = tuple(tuple(marked_cell(cell, footnotes) for cell in line) for line in cells)
+    rows = _with_recipes([replace(line.row, settings=_settings(line.trials)) for line in lines], spec)
     seeds = sorted({trial.seed for line in lines for trial in line.trials})
-    notes.insert(0, _seed_note(marked, seeds))
-    return Table(
+    notes.insert(0, _seed_note(cells, seeds))
+    table = Table(
         name=spec.name,
         sweep=material.sweep,
         title=spec.title,
@@ -308,10 +307,34 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
         row_title=spec.rows.title,
         rows=rows,
         columns=tuple(heads),
-        cells=marked,
-        footnotes=tuple((mark, text) for text, mark in footnotes.items()),
+        cells=tuple(tuple(line) for line in cells),
+        footnotes=(),
         notes=tuple(notes),
         machine=spec.machine,
+    )
+    return with_marks(table)
+
+
+def with_marks(table: Table) -> Table:
+    """The table with its remarks as footnotes and notes."""
+    found = marked(
+        [[cell.remarks for cell in line] for line in table.cells],
+        [[bool(cell.text) for cell in line] for line in table.cells],
+        [row.remarks for row in table.rows],
+    )
+    first, *rest = table.notes or ("",)
+    return replace(
+        table,
+        columns=tuple(
+            replace(head, marks=marks) for head, marks in zip(table.columns, found.heads, strict=True)
+        ),
+        rows=tuple(replace(row, marks=marks) for row, marks in zip(table.rows, found.rows, strict=True)),
+        cells=tuple(
+            tuple(replace(cell, marks=mine) for cell, mine in zip(line, marks, strict=True))
+            for line, marks in zip(table.cells, found.cells, strict=True)
+        ),
+        footnotes=found.footnotes,
+        notes=tuple(note for note in (first, *found.notes, *rest) if note),
     )
 
 
@@ -321,9 +344,9 @@ def _settings(trials: Sequence[Trial]) -> Mapping[str, str]:
     return {} if run is None else dict(protocol_of(run.params).settings)
 
 
-def _with_recipes(rows: Sequence[Row], spec: Spec, footnotes: dict[str, str]) -> tuple[Row, ...]:
-    """Rows that differ in what belongs to their own recipes say so in a footnote: `40 epochs`."""
-    marked = []
+def _with_recipes(rows: Sequence[Row], spec: Spec) -> tuple[Row, ...]:
+    """Rows that differ in what belongs to their own recipes say so: `40 epochs`."""
+    found = []
     for row in rows:
         differing = [
             (key, row.settings[key])
@@ -332,9 +355,8 @@ def _with_recipes(rows: Sequence[Row], spec: Spec, footnotes: dict[str, str]) ->
             and len({other.settings[key] for other in rows if key in other.settings}) > 1
         ]
         words = Protocol(tuple(differing)).text
-        mark = mark_of(f"Its own recipe: {words}.", footnotes) if words else None
-        marked.append(replace(row, marks=(mark,)) if mark else row)
-    return tuple(marked)
+        found.append(replace(row, remarks=(f"Its own recipe: {words}.",)) if words else row)
+    return tuple(found)
 
 
 def _head(column: Column) -> Head:
@@ -459,7 +481,7 @@ def _cell(spec: Spec, column: Column, line: _Line, material: Material, baseline:
     absent = [trial for trial, value in found if value is None]
     waits, missing = _waits(column, line, absent, len(present), expected)
     if not present:
-        return Cell(expected=expected, waits=waits, missing=missing)
+        return _remarked(Cell(expected=expected, waits=waits, missing=missing))
     trials, values = [trial for trial, _ in present], [value for _, value in present]
     factor = PERCENT if column.accuracy and not column.relative_to else column.scale
     estimate = estimate_of(column, values, trials).scaled(factor)
@@ -470,7 +492,7 @@ def _cell(spec: Spec, column: Column, line: _Line, material: Material, baseline:
     text = form.format(
         mean=estimate.mean, half=estimate.half, low=estimate.low, high=estimate.high, n=estimate.n
     )
-    return Cell(
+    cell = Cell(
         text=text,
         mean=estimate.mean,
         low=estimate.low,
@@ -486,6 +508,11 @@ def _cell(spec: Spec, column: Column, line: _Line, material: Material, baseline:
         waits=waits,
         missing=missing,
     )
+    return _remarked(cell)
+
+
+def _remarked(cell: Cell) -> Cell:
+    return replace(cell, remarks=_remarks(cell))
 
 
 def _without_interval(form: str) -> str:
@@ -531,16 +558,8 @@ def _leading(text: str) -> str:
     return text.split(" ", 1)[0].replace(",", "")
 
 
-def mark_of(text: str, footnotes: dict[str, str]) -> str:
-    """The mark of a footnote; a new text gets the next one: †, ‡, ..., ††, ..."""
-    if text not in footnotes:
-        place = len(footnotes)
-        footnotes[text] = MARKS[place % len(MARKS)] * (place // len(MARKS) + 1)
-    return footnotes[text]
-
-
-def marked_cell(cell: Cell, footnotes: dict[str, str]) -> Cell:
-    """Give the cell its footnote marks, new footnotes in order of appearance."""
+def _remarks(cell: Cell) -> tuple[str, ...]:
+    """What is to be said of a cell: seeds that it lacks, what it waits for, which interval it has."""
     texts = []
     if cell.n and cell.n < cell.expected:
         texts.append(f"{cell.n} of {cell.expected} seeds.")
@@ -548,8 +567,7 @@ def marked_cell(cell: Cell, footnotes: dict[str, str]) -> Cell:
         texts.append(f"{cell.waits}.")
     if cell.kind in ONE_SEED:
         texts.append(ONE_SEED[cell.kind])
-    texts += [f"{reason}." for reason in cell.reasons]
-    return replace(cell, marks=tuple(mark_of(text, footnotes) for text in texts))
+    return tuple(texts)
 
 
 def _seed_note(cells: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> str:
@@ -560,4 +578,4 @@ def _seed_note(cells: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> str:
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     several = any(cell.kind == "t" for cell in own)
     form = f"; ± is half the {LEVEL:.0%} Student-t interval of the mean over seeds" if several else ""
-    return f"n = {n} seed{'' if n == '1' else 's'} (planned: {', '.join(map(str, seeds))}){form}."
+    return f"n = {n} seed{'' if n == '1' else 's'} (planned seeds: {', '.join(map(str, seeds))}){form}."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from reports.tables import Cell, Table
+from reports.tables import Cell, Head, Row, Table
 
-WIDE = 7  # columns from which a table spans both columns of a page
+# Letters that fit one column of a two-column page, and both; the space between two columns of a table, in letters; the
+# width of a letter of the small type.
+COLUMN, PAGE, GAP, TINY = 52, 110, 1.5, 0.72
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -55,13 +58,11 @@ def escape(text: str) -> str:
 
 
 def _note(text: str) -> str:
-    """Running text: like `escape`, and addresses may break after a slash or a dash."""
+    """Running text: like `escape`, and what has slashes (addresses, metrics) may break after its punctuation."""
     words = []
     for word in text.split(" "):
         plain = escape(word)
-        words.append(
-            plain.replace("/", "/\\allowbreak{}").replace("-", "-\\allowbreak{}") if "://" in word else plain
-        )
+        words.append(re.sub(r"([/.-]|\\_)", r"\1\\allowbreak{}", plain) if "/" in word else plain)
     return " ".join(words)
 
 
@@ -71,7 +72,9 @@ def render(tables: Sequence[Table]) -> str:
 
 
 def _one(table: Table) -> str:
-    wide = len(table.columns) >= WIDE
+    everything = range(len(table.columns))
+    wide = _width(table, everything) > COLUMN
+    stacked = _width(table, everything) > PAGE
     environment = "table*" if wide else "table"
     label = f"{table.label}-{table.part}" if table.part else table.label
     lines = [
@@ -82,30 +85,87 @@ def _one(table: Table) -> str:
         rf"  \label{{{label}}}",
         r"  \footnotesize" if wide else r"  \small",
         rf"  \setlength{{\tabcolsep}}{{{'3pt' if wide else '5pt'}}}",
-        rf"  \begin{{tabular}}{{@{{}}l{'r' * len(table.columns)}@{{}}}}",
-        r"    \toprule",
-        *_heads(table),
-        r"    \midrule",
     ]
-    for index, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
-        if index and row.group != table.rows[index - 1].group:
-            lines.append(r"    \midrule")
-        title = escape(row.title + "".join(row.marks))
-        lines.append("    " + " & ".join([title, *(_cell(cell) for cell in cells)]) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
-    lines.append(r"  \par\smallskip\begin{minipage}{\linewidth}\scriptsize")
-    lines += [f"  {escape(mark)}~{escape(text)}\\par" for mark, text in table.footnotes]
+    for index, panel in enumerate(_panels(table, stacked)):
+        lines += [r"  \par\smallskip"] if index else []
+        lines += _tabular(table, panel, stacked)
+    lines.append(r"  \par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright")
+    lines += [f"  {escape(mark)}~{_note(text)}\\par" for mark, text in table.footnotes]
     lines += [f"  {_note(note)}\\par" for note in table.notes]
     lines += [r"  \end{minipage}", rf"\end{{{environment}}}", ""]
     return "\n".join(lines)
 
 
-def _heads(table: Table) -> list[str]:
-    titles = " & ".join([escape(table.row_title), *(escape(head.title) for head in table.columns)]) + r" \\"
-    if not any(head.group for head in table.columns):
+def _panels(table: Table, stacked: bool) -> list[list[int]]:
+    """The columns that stand side by side: all of them, or, where they are wider than a page, panels one below the other."""
+    panels: list[list[int]] = [[]]
+    for _, members in groupby(range(len(table.columns)), key=lambda c: table.columns[c].group or c):
+        group = list(members)
+        if panels[-1] and _width(table, [*panels[-1], *group], stacked) > PAGE:
+            panels.append([])
+        panels[-1] += group
+    return panels
+
+
+def _width(table: Table, columns: Sequence[int], stacked: bool = False) -> float:
+    """Letters of the widest line, roughly. `stacked`: intervals stand below the numbers, in small type."""
+
+    def letters(cell: Cell) -> float:
+        number, _, interval = cell.text.partition(" ")
+        marks = len("".join(cell.marks)) / 2
+        return max(len(number) + marks, TINY * len(interval)) if stacked else len(cell.text) + marks
+
+    total = max((len(row.short or row.title) for row in table.rows), default=0)
+    return total + sum(
+        max([len(_plain_head(table.columns[c])), *(letters(line[c]) for line in table.cells)]) + GAP
+        for c in columns
+    )
+
+
+def _plain_head(head: Head) -> str:
+    return head.title + "".join(head.marks)
+
+
+def _tabular(table: Table, columns: Sequence[int], stacked: bool) -> list[str]:
+    heads = [table.columns[c] for c in columns]
+    lines = [
+        rf"  \begin{{tabular}}{{@{{}}l{'r' * len(heads)}@{{}}}}",
+        r"    \toprule",
+        *_heads(table.row_title, heads),
+        r"    \midrule",
+    ]
+    group = ""
+    for index, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
+        if row.group != group and (index or row.short):
+            lines += [r"    \midrule"] if index else []
+            if row.short:
+                span = len(heads) + 1
+                lines.append(rf"    \multicolumn{{{span}}}{{@{{}}l}}{{\emph{{{escape(row.group)}}}}} \\")
+        group = row.group
+        lines += _row(row, [cells[c] for c in columns], stacked)
+    return [*lines, r"    \bottomrule", r"  \end{tabular}"]
+
+
+def _row(row: Row, cells: Sequence[Cell], stacked: bool) -> list[str]:
+    """One line; of a table that is wider than the page two: the numbers, and below them their intervals in small type."""
+    title = escape(" ".join((row.short or row.title, *row.marks)))
+    if not stacked:
+        return ["    " + " & ".join([title, *(_cell(cell, cell.text) for cell in cells)]) + r" \\"]
+    split = [cell.text.partition(" ") for cell in cells]
+    numbers = [_cell(cell, number) for cell, (number, _, _) in zip(cells, split, strict=True)]
+    below = [rf"{{\tiny {escape(interval)}}}" if interval else "" for _, _, interval in split]
+    return [
+        "    " + " & ".join([title, *numbers]) + r" \\[-0.6ex]",
+        "    " + " & ".join(["", *below]) + r" \\[0.3ex]",
+    ]
+
+
+def _heads(row_title: str, heads: Sequence[Head]) -> list[str]:
+    titles = " & ".join([escape(row_title), *(escape(_plain_head(head)) for head in heads)]) + r" \\"
+    if not any(head.group for head in heads):
         return [f"    {titles}"]
     groups, rules, start = [], [], 2
-    for group, members in groupby(table.columns, key=lambda head: head.group):
+    for group, members in groupby(heads, key=lambda head: head.group):
         width = len(list(members))
         groups.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}" if group else " &" * (width - 1))
         if group:
@@ -114,10 +174,10 @@ def _heads(table: Table) -> list[str]:
     return [f"    & {' & '.join(groups)} " + r"\\", f"    {''.join(rules)}", f"    {titles}"]
 
 
-def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
+def _cell(cell: Cell, text: str) -> str:
+    shown = escape(text)
     if cell.rank == 1:
-        text = rf"\textbf{{{text}}}"
+        shown = rf"\textbf{{{shown}}}"
     elif cell.rank == 2:
-        text = rf"\underline{{{text}}}"
-    return text + "".join(escape(mark) for mark in cell.marks)
+        shown = rf"\underline{{{shown}}}"
+    return shown + "".join(escape(mark) for mark in cell.marks)

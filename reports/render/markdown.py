@@ -13,9 +13,9 @@ def render(tables: Sequence[Table]) -> str:
 
 
 def _one(table: Table) -> str:
-    heads = [table.row_title, *(head.full for head in table.columns)]
+    heads = [table.row_title, *(" ".join((head.full, *head.marks)) for head in table.columns)]
     rows = [
-        [row.title + "".join(row.marks), *(_cell(cell) for cell in cells)]
+        [" ".join((row.title, *row.marks)), *(_cell(cell) for cell in cells)]
         for row, cells in zip(table.rows, table.cells, strict=True)
     ]
     lines = [f"### {table.full_title}", "", f"{table.caption} Protocol: {table.protocol}.", ""]
