@@ -121,7 +121,7 @@ def write(
     results: list[tuple[Material, Spec, list[Table]]] = []
     for source in sources:
         for spec in plan[source.sweep]:
-            tables = tables_of(spec, source) if spec.columns else []
+            tables = tables_of(spec, source) if spec.is_table else []
             results.append((source, spec, tables))
             for table in tables:
                 sentences = [f"{source.sweep}/{spec.name}: {sentence}" for sentence in table.waiting]
@@ -195,7 +195,7 @@ def _how(spec: Spec) -> str:
     """What to type for a spec whose grid nobody has trained."""
     if spec.trials.sweep is None:
         return ""
-    return f"; train it with: ham sweep {'table' if spec.columns else 'figure'}:{spec.name}"
+    return f"; train it with: ham sweep {'table' if spec.is_table else 'figure'}:{spec.name}"
 
 
 def _page(

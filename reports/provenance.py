@@ -30,8 +30,8 @@ def explain(
     Rows and columns are found by title, label or metric name, in any case; a beginning is enough where it is unambiguous.
     """
     (spec,) = chosen((table,), load_specs())
-    if not spec.columns:
-        tables = ", ".join(name for name, other in load_specs().items() if other.columns)
+    if not spec.is_table:
+        tables = ", ".join(name for name, other in load_specs().items() if other.is_table)
         raise RequestError(f"'{table}' is a figure; tables: {tables}")
     return explain_cell(_source(spec, materials(uri, sweep)), spec, row, column, Path(store))
 
@@ -97,7 +97,7 @@ def match(asked: str, options: Sequence[Sequence[str]], what: str) -> int:
 
 def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, Any]:
     cell, head, row = table.cells[r][c], table.columns[c], table.rows[r]
-    column = spec.columns[c].of_average(row.average)
+    column = (spec.columns[c] if spec.columns else spec.shown[0]).of_average(row.average)
     weights = column.weights
     return {
         "table": table.name,

@@ -198,6 +198,22 @@ class Reference(Part):
         return {str(key): {"method": row} if isinstance(row, str) else row for key, row in value.items()}
 
 
+class Ranking(Part):
+    """Methods ranked on each data set by one final metric; rows then show it on every data set, and their average rank."""
+
+    metric: str
+    title: str
+
+    @field_validator("metric")
+    @classmethod
+    def _result(cls, value: str) -> str:
+        if not RESULT.fullmatch(value):
+            raise ValueError(
+                f"'{value}' is no result; write <weights>/<attack>/<statistic> such as best/pgd20/worst"
+            )
+        return value
+
+
 class ClassBars(Part):
     """Class-wise accuracy of each method, one panel per attack."""
 
@@ -263,6 +279,7 @@ class Spec(Part):
     trials: Trials
     rows: Rows = Rows()
     columns: tuple[Column, ...] = ()
+    ranking: Ranking | None = None
     figure: Figure | None = None
     cell: str = "{mean:.1f} ± {half:.1f}"  # n >= 2 seeds; half = half width of the interval
     single: str = "{mean:.1f} [{low:.1f}, {high:.1f}]"  # one seed, Wilson interval
@@ -289,6 +306,26 @@ class Spec(Part):
     @classmethod
     def _from_file(cls, value: Any) -> Any:
         return value
+
+    @model_validator(mode="after")
+    def _ranked_or_listed(self) -> Spec:
+        if self.columns and self.ranking is not None:
+            raise ValueError(
+                "'columns' and 'ranking' do not go together; the columns of a ranking are the data sets"
+            )
+        return self
+
+    @property
+    def shown(self) -> tuple[Column, ...]:
+        """The results that the table shows: its columns, or what it ranks by."""
+        if self.ranking is None:
+            return self.columns
+        return (Column(title=self.ranking.title, metric=(self.ranking.metric,)),)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it makes a table."""
+        return bool(self.shown)
 
     @property
     def label(self) -> str:
@@ -325,7 +362,7 @@ def load_spec(path: Path) -> Spec:
         spec = Spec(**settings, name=name, question=question, place=f"{shown}:1")
     except ValidationError as error:
         raise RequestError(problems + _sentences(error, document)) from None
-    if not spec.columns and spec.figure is None:
+    if not spec.is_table and spec.figure is None:
         problems.append(f"{shown}:1: neither 'columns' (a table) nor 'figure' is given; write at least one")
     if spec.machine != any(name.startswith("time/") for column in spec.columns for name in column.metric):
         problems.append(
@@ -360,6 +397,7 @@ _MODELS: dict[str, type[Part]] = {
     "trials": Trials,
     "rows": Rows,
     "columns": Column,
+    "ranking": Ranking,
     "published": Reference,
     "class_bars": ClassBars,
     "pareto": Pareto,

@@ -154,6 +154,10 @@ def tables_of(spec: Spec, material: Material) -> list[Table]:
             f"plan; {known(spec.trials.grid, material.grids)}"
         )
     groups = by_protocol(trials, spec.rows.by, spec.rows.own)
+    if spec.ranking is not None:
+        from reports.ranking import ranked  # which builds its cells with this module
+
+        return [ranked(spec, material, groups)]
     tables = [_table(spec, material, protocol, members) for protocol, members in groups]
     return (
         [replace(table, part=index) for index, table in enumerate(tables, 1)] if len(tables) > 1 else tables
@@ -276,11 +280,11 @@ def name_of(trial: Trial) -> str:
 
 def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Sequence[Trial]) -> Table:
     lines = lines_of(spec, trials)
-    heads = [_head(column) for column in spec.columns]
+    heads = [head_of(column) for column in spec.columns]
     below = [_baseline(spec, column, material, protocol) for column in spec.columns]
     cells = [
         [
-            _cell(spec, column.of_average(line.row.average), line, material, base)
+            cell_of(spec, column.of_average(line.row.average), line, material, base)
             for column, base in zip(spec.columns, below, strict=True)
         ]
         for line in lines
@@ -291,9 +295,9 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
             "The checkpoints were selected on the test set, as some papers do: read these numbers as optimistic."
         )
     for index, column in enumerate(spec.columns):
-        _rank([line[index] for line in cells], column.direction, cells, index)
+        rank([line[index] for line in cells], column.direction, cells, index)
 
-    rows = _with_recipes([replace(line.row, settings=_settings(line.trials)) for line in lines], spec)
+    rows = _with_recipes([replace(line.row, settings=settings_of(line.trials)) for line in lines], spec)
     seeds = sorted({trial.seed for line in lines for trial in line.trials})
     notes.insert(0, _seed_note(cells, seeds))
     table = Table(
@@ -338,7 +342,7 @@ def with_marks(table: Table) -> Table:
     )
 
 
-def _settings(trials: Sequence[Trial]) -> Mapping[str, str]:
+def settings_of(trials: Sequence[Trial]) -> Mapping[str, str]:
     """What was recorded of how the trials of a row may be compared."""
     run = next((trial.run for trial in trials if trial.finished), None)
     return {} if run is None else dict(protocol_of(run.params).settings)
@@ -359,7 +363,7 @@ def _with_recipes(rows: Sequence[Row], spec: Spec) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _head(column: Column) -> Head:
+def head_of(column: Column) -> Head:
     return Head(
         title=column.title,
         group=column.group,
@@ -474,7 +478,9 @@ def over_images(column: Column, value: float, metrics: Mapping[str, float]) -> E
     return wilson(value, images) if images else student_t([value])
 
 
-def _cell(spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]) -> Cell:
+def cell_of(
+    spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]
+) -> Cell:
     expected = max(len({trial.seed for trial in line.trials}), spec.min_seeds)
     found = [(trial, value_of(column, trial, material, baseline)) for trial in line.trials]
     present = [(trial, value) for trial, value in found if value is not None]
@@ -540,7 +546,7 @@ def _waits(
     return f"{line.row.title}: waits for {which} ({', '.join(states)})", names
 
 
-def _rank(column: Sequence[Cell], better: Better, cells: list[list[Cell]], index: int) -> None:
+def rank(column: Sequence[Cell], better: Better, cells: list[list[Cell]], index: int) -> None:
     """Best and second best by the printed mean: what reads equal ranks equal."""
     if better == "none":
         return

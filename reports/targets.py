@@ -57,8 +57,8 @@ def document(target: str, profile: str | None = None) -> str:
         "grid": {spec.trials.grid: grid},
         "profiles": {**file.get("profiles", {}), SMOKE: DIGITS},
     }
-    attacks = list(dict.fromkeys(column.attack for column in spec.columns if column.attack))
-    weights = list(dict.fromkeys(name for column in spec.columns for name in _weights(spec, column.weights)))
+    attacks = list(dict.fromkeys(column.attack for column in spec.shown if column.attack))
+    weights = list(dict.fromkeys(name for column in spec.shown for name in _weights(spec, column.weights)))
     if attacks:
         file |= {"evaluate": attacks, "weights": weights}
     return yaml.safe_dump(file, sort_keys=False, allow_unicode=True)
@@ -69,7 +69,7 @@ def _spec(target: str) -> Spec:
     specs = {
         name: spec
         for name, spec in load_specs().items()
-        if (spec.columns if kind == "table" else spec.figure)
+        if (spec.is_table if kind == "table" else spec.figure)
     }
     if name not in specs:
         raise RequestError(f"{target}: unknown {kind} '{name}'; {known(name, specs)}")
