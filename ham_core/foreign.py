@@ -8,7 +8,9 @@ yyl-github-1896/HAM @e3ee5ff (PreActResNet-18) and RobustBench, and our networks
 What the names cannot tell is left to a probe: the clean accuracy on a few hundred test images under every candidate
 normalisation, and of PreActResNet-18 with both kinds of shortcut. A model that another candidate beats by far is refused.
 
-    STORE/foreign/<digest>/model.json      what the file is, how it was read, what the probe saw
+A network of RobustBench's zoo is the package's own (ham_core/zoo.py), with the normalisation that it carries.
+
+    STORE/foreign/<digest>/model.json      what the file is, how it was read, what the probe saw, on which images
     STORE/foreign/<digest>/evaluations/    as in a trial's folder (ham_core/folder.py)
 """
 
@@ -20,6 +22,7 @@ import hashlib
 import importlib
 import pickle
 import re
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ham_core import data, models
+from ham_core import data, models, zoo
 from ham_core.attacks.pgd import under_attack
 from ham_core.config import data_settings, digest_of
 from ham_core.data.augment import to_float
@@ -66,6 +69,10 @@ UNUSED = re.compile(
 )  # saved, but no part of f: attack wrappers, TRADES' second block1
 RENAMED = ((r"^fc\.", "linear."), (r"^linear\.", "fc."), (r"\.downsample\.", ".shortcut."))
 
+# Of the zoo's files: wrappers of single names, and parts that its own loader leaves out too.
+ZOO_PREFIXES = ("", "module.", "model.", "module.model.")
+ZOO_UNUSED = re.compile(r"^model_preact_hl1\.|(^|\.)(bias_)?scores$")
+
 RAW = "preact_resnet18_raw"  # shortcuts convolve x, as RobustBench's PreActBlock does, instead of relu BN x
 TORCHSCRIPT = "torchscript"
 
@@ -90,8 +97,9 @@ SHOWN = 6  # names listed in a sentence
 class Request:
     """Which model, and how it is to be read.
 
-    model: one of `names()`, `torchscript`, or `module:function`, which returns a network. normalisation: None takes the
-    file's own statistics where it carries some, else none. entry: what the state dict stands under, where it is not clear.
+    model: one of `names()`, `torchscript`, `robustbench:NAME`, or `module:function`, which returns a network.
+    normalisation: None takes the file's own statistics where it carries some, else none. entry: what the state dict stands
+    under, where it is not clear. threat: of RobustBench's models, what they were trained for (zoo.THREATS).
     """
 
     model: str
@@ -99,6 +107,7 @@ class Request:
     width: float = 1.0
     normalisation: str | None = None
     entry: str | None = None
+    threat: str = "Linf"
 
 
 def names() -> list[str]:
@@ -124,8 +133,9 @@ def evaluate(
     torch.set_num_threads(threads)
     set_precision("fp32")
     chosen = usable(device)
+    member = _member(request, images)
     dataset = _dataset(images, limit, chosen)
-    net, statistics, told = _read(request, dataset)
+    net, statistics, told = _read(request, dataset, member)
     told |= {
         "normalisation": None if statistics is None else [list(values) for values in statistics],
         "test_digest": dataset.facts.test_digest,
@@ -135,11 +145,13 @@ def evaluate(
     folder = TrialFolder(Path(store) / "foreign" / digest)
     model = _with(statistics, net).to(chosen).eval()
     with folder.lock():
-        if read_json(folder.path / "model.json") is None:
+        seen = read_json(folder.path / "model.json")
+        if seen is None:
             accuracies = probe(request, net.to(chosen), statistics, dataset)
             label = request.model if request.checkpoint is None else request.checkpoint.name
             seen = {"digest": digest, "name": label, "model": told, "probe": accuracies}
-            write_json(folder.path / "model.json", seen)
+        if "data" not in seen:  # nor had it earlier versions' files
+            write_json(folder.path / "model.json", seen | {"data": dataset.facts.label, "time": time.time()})
         wanted = []
         for attack in attacks:
             identity = _identity(digest, attack, epsilon)
@@ -151,7 +163,12 @@ def evaluate(
                     attack,
                     identity,
                     weights=WEIGHTS,
-                    about={"foreign": digest, "model": request.model, "file": told["file"]},
+                    about={
+                        "foreign": digest,
+                        "model": request.model,
+                        "file": told["file"],
+                        "radius": epsilon,  # of attacks that have none of their own
+                    },
                     epsilon=epsilon,
                     seed=derived_seed(0, "evaluation"),
                     device=chosen,
@@ -184,8 +201,21 @@ def _dataset(images: str, limit: int | None, device: torch.device) -> Dataset:
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def _read(request: Request, dataset: Dataset) -> tuple[nn.Module, Statistics | None, dict[str, Any]]:
-    """(network without normalisation, on the CPU; channel statistics; what identifies it)."""
+def _member(request: Request, images: str) -> zoo.Model | None:
+    """The model of RobustBench's zoo that is asked for; None: another."""
+    if not request.model.startswith(zoo.PREFIX):
+        return None
+    if request.normalisation is not None or request.width != 1:
+        raise RequestError(
+            f"--model {request.model}: its width and its normalisation are the zoo's; leave --width and --normalisation out"
+        )
+    return zoo.find(request.model.removeprefix(zoo.PREFIX), data_settings(images).get("name"), request.threat)
+
+
+def _read(
+    request: Request, dataset: Dataset, member: zoo.Model | None = None
+) -> tuple[nn.Module, Statistics | None, dict[str, Any]]:
+    """(network, on the CPU; channel statistics before it; what identifies it). `member`: the zoo's model it is, if any."""
     path, name, channels = request.checkpoint, request.model, dataset.facts.shape[0]
     told: dict[str, Any] = {"model": name, "file": None if path is None else _sha256(path)}
     if request.normalisation not in (None, *NORMALISATIONS):
@@ -193,7 +223,11 @@ def _read(request: Request, dataset: Dataset) -> tuple[nn.Module, Statistics | N
             f"--normalisation: unknown {request.normalisation!r}; {known(request.normalisation, NORMALISATIONS)}"
         )
     carried = None
-    if name == TORCHSCRIPT:
+    if member is not None:
+        path = zoo.fetched(member) if path is None else path
+        told |= {"file": _sha256(path), "data": member.data, "threat": member.threat, "entry": request.entry}
+        net = _from_zoo(member, path, request.entry)
+    elif name == TORCHSCRIPT:
         net = _torchscript(_needed(path, name))
     elif ":" in name:
         net = _from_factory(name)
@@ -205,7 +239,7 @@ def _read(request: Request, dataset: Dataset) -> tuple[nn.Module, Statistics | N
     else:
         if name not in names():
             raise RequestError(
-                f"--model: unknown {name!r}; {known(name, names())}; or torchscript, or module:function"
+                f"--model: unknown {name!r}; {known(name, names())}; or torchscript, robustbench:NAME, or module:function"
             )
         path = _needed(path, name)
         state, carried = plain(_entry(_tensors(path), request.entry, path), channels)
@@ -274,11 +308,6 @@ def _torchscript(path: Path) -> nn.Module:
 def _from_factory(name: str) -> nn.Module:
     """The network that `module:function` returns when it is called without arguments."""
     module, _, attribute = name.partition(":")
-    if module == "robustbench":
-        raise RequestError(
-            f"--model {name}: RobustBench is not among our dependencies; give the zoo's file by --checkpoint FILE "
-            "--model NAME, or a factory of your own that calls robustbench.load_model, as module:function"
-        )
     try:
         make = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -289,6 +318,24 @@ def _from_factory(name: str) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise RequestError(f"--model {name}: returns {type(net).__name__}; it must return a torch.nn.Module")
     return net
+
+
+def _from_zoo(member: zoo.Model, path: Path, entry: str | None) -> nn.Module:
+    """The zoo's network with the file's weights. Statistics that the file lacks are those that the network comes with."""
+    net = zoo.network(member)
+    ours = net.state_dict()
+    given = {
+        next((name for name in _bare(key) if name in ours), key): tensor
+        for key, tensor in _entry(_tensors(path), entry or member.entry, path).items()
+        if not ZOO_UNUSED.search(key)
+    }
+    own = {key: one for key, one in ours.items() if key.split(".")[-1] in (*MEANS, *STDS)}
+    fit(own | given, net, path, f"{zoo.PREFIX}{member.name}")
+    return net
+
+
+def _bare(key: str) -> list[str]:
+    return [key.removeprefix(prefix) for prefix in ZOO_PREFIXES if key.startswith(prefix)]
 
 
 def _for_factory(

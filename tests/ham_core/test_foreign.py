@@ -640,4 +640,3 @@ def test_wrong_factories_are_sentences(somebody: str, tmp_path: Path) -> None:
     assert "cannot be imported" in refused(None, f"{somebody}:nothing")
     assert "returns int" in refused(None, f"{somebody}:number")
     assert "does not fit what" in refused(saved(tmp_path / "m.pt", resnet18(True)), f"{somebody}:net")
-    assert "RobustBench is not among our dependencies" in refused(None, "robustbench:Carmon2019Unlabeled")
