@@ -37,6 +37,7 @@ from ham_core.resolve import DataFacts, Layer, Leaf, Resolved, Words, parse_set,
 from ham_core.sentences import problems_of, shown
 from ham_core.starts import averages_asked_for, needs_of, role
 from ham_core.yamlfile import Document, Key, load, parse
+from orchestration.models import MODELS
 from orchestration.space import SEARCHED, Proposal, Range, Search, Stop, read_search, read_stop
 
 KEYS = (
@@ -178,6 +179,10 @@ def _expanded(
     *,
     alone: bool = False,
 ) -> Sweep:
+    if _stem(document.name) == MODELS:
+        raise RequestError(
+            f"{document.name}:1: '{MODELS}' is what tables call the models of other people; give the file another name"
+        )
     loader = _Loader(document, _stem(document.name), profile, sets, points, alone=alone)
     return replace(loader.sweep(), text=document.text, sets=tuple(sets))
 

@@ -6,6 +6,8 @@ time, and doing it again changes nothing. Reading half: `read_sweeps`, `read_tri
     experiment        one per data set, named by its label
     run kind=sweep    one per sweep name; artifact plan.json says what the sweep expands to now
     run kind=trial    one per fingerprint, nested under a sweep; tag `sweep.<name>` for every sweep it belongs to
+    run kind=model    one per model of other people and radius (orchestration.models); tag `sweep.<name>` for every sweep in
+                      whose tables it is a row; together they are read as the sweep `models`
     step              the epoch; timestamps are the journal's, so a point that is logged twice is stored once
 """
 
@@ -34,6 +36,7 @@ from ham_core.folder import TrialFolder, read_json, stop_text
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import label_of, needs_of, sources_of
+from orchestration.models import MODELS, unique_titles
 from orchestration.sealed_runs import (
     OPEN,
     PLAN_SEAL,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
+    from orchestration.models import Judged
     from orchestration.sweep import Sweep as SweepFile
 
 PLAN = "plan.json"
@@ -103,7 +107,7 @@ class Sweep:
 
 
 def read_sweeps(uri: str) -> list[Sweep]:
-    """Every recorded sweep, the one that was started last first. No database yet: no sweeps.
+    """Every recorded sweep, the one that was started last first, and `models` last. No database yet: no sweeps.
 
     RequestError, here and below: the database is damaged, or does not hold what was written.
     """
@@ -115,11 +119,36 @@ def read_sweeps(uri: str) -> list[Sweep]:
         for run in _search(client, list(_experiments(client)), "tags.kind = 'sweep'"):
             found.setdefault(run.data.tags["sweep"], []).append(run)
         newest_first = sorted(found.items(), key=lambda item: max(map(_started, item[1])), reverse=True)
-        return [_sweep(client, name, runs) for name, runs in newest_first]
+        sweeps = [_sweep(client, name, runs) for name, runs in newest_first]
+        models = _search(client, list(_experiments(client)), "tags.kind = 'model'")
+    planned = planned_models([dict(run.data.tags) for run in models])
+    experiments = tuple(sorted({run.info.experiment_id for run in models}))
+    return [*sweeps, *([Sweep(MODELS, "", experiments, planned)] if models else [])]
+
+
+def planned_models(tags: Sequence[Mapping[str, str]]) -> tuple[Planned, ...]:
+    """The runs of other people's models, by their tags, as the plan of a sweep: one grid, a row each."""
+    titles = unique_titles([(one["title"], one["model"]) for one in tags])
+    return tuple(
+        Planned(one["fingerprint"], one["model"][:10], title, (MODELS,), {}, 0, title)
+        for one, title in zip(tags, titles, strict=True)
+    )
 
 
 def read_trials(uri: str, sweep: str) -> list[Run]:
-    """Every trial run that belongs to the sweep, in order of creation."""
+    """Every trial run that belongs to the sweep, in order of creation; of `models` those of all models."""
+    if sweep == MODELS:
+        return _read_runs(uri, "model")
+    return _read_runs(uri, "trial", f"{MEMBERSHIP}{sweep}")
+
+
+def read_models(uri: str, sweep: str) -> list[Run]:
+    """Every run of somebody else's model that is a row in the sweep's tables, in order of creation."""
+    return _read_runs(uri, "model", f"{MEMBERSHIP}{sweep}")
+
+
+def _read_runs(uri: str, kind: str, tag: str | None = None) -> list[Run]:
+    """The runs of a kind that carry the tag, compared with their seals."""
     if not _exists(uri):
         return []
     with reading(uri):
@@ -136,13 +165,13 @@ def read_trials(uri: str, sweep: str) -> list[Run]:
                 dict(run.data.params),
                 dict(run.data.metrics),
             )
-            for run in _search(client, list(experiments), "tags.kind = 'trial'")
-            if f"{MEMBERSHIP}{sweep}" in run.data.tags
+            for run in _search(client, list(experiments), f"tags.kind = '{kind}'")
+            if tag is None or tag in run.data.tags
         ]
         for one in found:
             seal = one.tags.get(SEAL, OPEN)
             if seal != OPEN and seal != seal_of(one.fingerprint, one.metrics, one.params):
-                what = f"trial {one.fingerprint[:10]}, run {one.run_id}, has other numbers or settings than were written"
+                what = f"{kind} {one.fingerprint[:10]}, run {one.run_id}, has other numbers or settings than were written"
                 raise damaged(uri, what)
         return found
 
@@ -525,7 +554,7 @@ class Tracker:
             return
         record = self._begun_anew(record, folder) or self._create(job, folder)
         self._set_tags(record, self._place(job, record.experiment_id))
-        self._add_params(record, job.trial)
+        self._add_params(record, params_of(job.trial))
         synced = _Synced.from_tag(record.tags.get("synced"))
         points = self._epochs(folder, synced)
         points += self._evaluations(job.trial, folder, synced, wanted, done=status == "FINISHED")
@@ -544,8 +573,41 @@ class Tracker:
         self._set_stop(record, stop_text(stopped) if stopped is not None else "")
         self._set_status(record, folder, status, failure)
 
+    def sync_model(self, model: Judged) -> None:
+        """Bring the run of somebody else's model up to date with its folder, whose evaluations are all it has.
+
+        Does nothing where it is. One process at a time: whoever judges the model writes its run, and a seal is put on all
+        that it holds.
+        """
+        experiment = self._experiment(model.data)
+        tags = {"kind": "model", "fingerprint": model.fingerprint, "foreign": str(model.about["digest"])}
+        tags |= {"model": model.model, "data": model.data, "title": model.title}
+        tags |= {f"{MEMBERSHIP}{name}": MODELS for name in model.sweeps}
+        with _alone(self.uri, self.store):
+            query = f"tags.kind = 'model' and tags.fingerprint = '{model.fingerprint}'"
+            found = _search(self._client, [experiment], query) or [
+                self._client.create_run(experiment, model.began_ms, tags, run_name=model.title)
+            ]
+            record = _record(found[0])
+            if record.tags.get("mlflow.runName") != model.title:
+                self._client.update_run(record.run_id, name=model.title)
+            self._set_tags(record, tags)
+            synced = _Synced.from_tag(record.tags.get("synced"))
+            points = evaluation_points(model.evaluations, synced, (), model.began_ms, 0)
+            self._add_params(record, model.params)
+            if not synced.artifacts:
+                self._artifacts(record, model.folder, synced)
+                synced.artifacts = True
+            if points and record.tags.get(SEAL):
+                self._set_tags(record, {SEAL: OPEN})
+            self._log(record.run_id, points)
+            self._set_tags(record, {"synced": synced.as_tag()} | machine_tags(model.evaluations[-1]))
+            if not record.tags.get(SEAL):
+                self._seal(record, model.folder)
+            self._set_status(record, model.folder, "FINISHED", "")
+
     def _seal(self, record: _Record, folder: TrialFolder) -> None:
-        """Note what the run of a trained trial holds now."""
+        """Note what the run of a trained trial, or of a judged model, holds now."""
         data = self._client.get_run(record.run_id).data
         seal = seal_of(record.tags["fingerprint"], data.metrics, data.params)
         self._set_tags(record, series_tags(folder.journal(), metric_key) | {SEAL: seal})
@@ -622,11 +684,11 @@ class Tracker:
         self._client.log_text(run.info.run_id, trial_yaml(job.trial), "trial.yaml")
         return self._remember(_record(run))
 
-    def _add_params(self, record: _Record, trial: Trial) -> None:
+    def _add_params(self, record: _Record, settings: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        wanted = {key: shown(value) for key, value in params_of(trial).items()}
+        wanted = {key: shown(value) for key, value in settings.items()}
         for attempt in (1, 2):
             if record.params is None:
                 record.params = set(self._client.get_run(record.run_id).data.params)
@@ -662,24 +724,8 @@ class Tracker:
     ) -> list[Point]:
         """Points of the evaluations that are not logged yet. One that replaces another is logged a step later."""
         records = folder.evaluations(skip_damaged=not done)  # until then a damaged one can be made again
-        synced.seen = sorted(record["fingerprint"] for record in records)
         moment = _milliseconds(folder.journal()[-1]) if synced.epochs else 0
-        points: list[Point] = []
-        for name, record in one_per_name(records, wanted).items():
-            identity, step = synced.evaluations.get(name, ["", trial.epochs - 2])
-            if identity == record["fingerprint"]:
-                continue
-            synced.evaluations[name] = [record["fingerprint"], step + 1]
-            synced.artifacts = False
-            sizes = {f"test/images/{key}": float(n) for key, n in record["images"].items()}
-            points += [
-                (key, value, moment, step + 1) for key, value in {**record["metrics"], **sizes}.items()
-            ]
-        if points:
-            # The k-th point is the total of k evaluations, so a later one never re-logs a step.
-            total = sum(record["seconds"] for record in records)
-            points.append(("time/evaluate_s", total, moment, len(records)))
-        return points
+        return evaluation_points(records, synced, wanted, moment, trial.epochs - 1)
 
     def _artifacts(self, record: _Record, folder: TrialFolder, synced: _Synced) -> None:
         """The class-wise table, and a confusion matrix of each evaluation as numbers and as a picture."""
@@ -766,6 +812,27 @@ class Tracker:
 
 
 Point = tuple[str, float, int, int]  # metric, value, timestamp in ms, step
+
+
+def evaluation_points(
+    records: Sequence[dict[str, Any]], synced: _Synced, wanted: Sequence[str], moment: int, first_step: int
+) -> list[Point]:
+    """Points of those evaluations that are not logged yet, which are noted as logged in `synced`."""
+    synced.seen = sorted(record["fingerprint"] for record in records)
+    points: list[Point] = []
+    for name, record in one_per_name(records, wanted).items():
+        identity, step = synced.evaluations.get(name, ["", first_step - 1])
+        if identity == record["fingerprint"]:
+            continue
+        synced.evaluations[name] = [record["fingerprint"], step + 1]
+        synced.artifacts = False
+        sizes = {f"test/images/{key}": float(n) for key, n in record["images"].items()}
+        points += [(key, value, moment, step + 1) for key, value in {**record["metrics"], **sizes}.items()]
+    if points:
+        # The k-th point is the total of k evaluations, so a later one never re-logs a step.
+        total = sum(record["seconds"] for record in records)
+        points.append(("time/evaluate_s", total, moment, len(records)))
+    return points
 
 
 def membership(job: Job) -> dict[str, Any]:

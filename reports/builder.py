@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
-from reports.collect import Material, material, tidy
+from reports.collect import MODELS, Material, material, tidy
 from reports.comparison import published_tables
 from reports.figures import draw
 from reports.render import csv, html, latex, markdown
@@ -110,12 +110,8 @@ def write(
         able = [source for source in sources if spec.trials.grid in source.grids]
         for source in able[:1] if named else able:
             plan[source.sweep].append(spec)
-        if not able:
-            sentence = (
-                f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans "
-                f"(recorded: {', '.join(source.sweep for source in sources)}){_how(spec)}"
-            )
-            (problems if named else built.waiting).append(sentence)
+        if not able and (named or spec.trials.grid != MODELS):
+            (problems if named else built.waiting).append(_without_grid(spec, sources))
 
     sections: list[html.Section] = []
     results: list[tuple[Material, Spec, list[Table]]] = []
@@ -126,6 +122,7 @@ def write(
             for table in tables:
                 sentences = [f"{source.sweep}/{spec.name}: {sentence}" for sentence in table.waiting]
                 built.waiting += sentences
+                built.waiting += [f"{source.sweep}/{spec.name}: {sentence}" for sentence in table.refused]
                 if strict and sentences:
                     problems.append(
                         f"{source.sweep}/{spec.name}: {len(table.missing)} missing: {', '.join(table.missing)}; "
@@ -191,11 +188,17 @@ def write(
     return built
 
 
-def _how(spec: Spec) -> str:
-    """What to type for a spec whose grid nobody has trained."""
-    if spec.trials.sweep is None:
-        return ""
-    return f"; train it with: ham sweep {'table' if spec.is_table else 'figure'}:{spec.name}"
+def _without_grid(spec: Spec, sources: Sequence[Material]) -> str:
+    """What a spec whose grid nobody has trained waits for, and what to type."""
+    if spec.trials.grid == MODELS:
+        return (
+            f"'{spec.name}' has no rows: no model of other people is recorded; judge one with "
+            "ham evaluate --checkpoint FILE --model NAME --data NAME"
+        )
+    recorded = ", ".join(source.sweep for source in sources if source.sweep != MODELS) or "none"
+    target = f"{'table' if spec.is_table else 'figure'}:{spec.name}"
+    how = f"; train it with: ham sweep {target}" if spec.trials.sweep is not None else ""
+    return f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans (recorded: {recorded}){how}"
 
 
 def _page(
@@ -217,6 +220,9 @@ def _page(
 
 
 def _summary(source: Material) -> str:
+    if source.sweep == MODELS:
+        count = len(source.labels)
+        return f"{count} model{'' if count == 1 else 's'} of other people, judged here."
     finished = sum(trial.finished for trial in source.trials)
     seeds = len({trial.seed for trial in source.trials})
     return (

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestration.tracking import MODELS, Sweep
+
 if TYPE_CHECKING:
     import pandas
 
-    from orchestration.tracking import Run, Sweep
+    from orchestration.tracking import Run
 
 # Settings that decide whether two results may stand in one column, and how they are written.
 PROTOCOL = {
@@ -82,6 +84,12 @@ class Trial:
     run: Run | None
 
     @property
+    def file(self) -> str:
+        """Of somebody else's model, which is a row like a trial: the file its weights come from, or its factory; else ""."""
+        is_model = self.run is not None and self.run.tags.get("kind") == "model"
+        return self.run.params.get("file", "") if is_model and self.run is not None else ""
+
+    @property
     def finished(self) -> bool:
         """Only finished runs give numbers."""
         return self.run is not None and self.run.status == "FINISHED"
@@ -100,7 +108,12 @@ class Trial:
     @property
     def protocol(self) -> Protocol | None:
         """None when nothing was recorded yet."""
-        return None if self.run is None else protocol_of(self.run.params, self.run.tags.get("protocol", ""))
+        if self.run is None:
+            return None
+        if self.file:  # nothing but its images and radius says what it may be compared with
+            digest = self.run.params.get("data.test_digest", "")[:10]
+            return Protocol((*protocol_of(self.run.params).settings, ("test digest", digest)))
+        return protocol_of(self.run.params, self.run.tags.get("protocol", ""))
 
     def metric(self, name: str) -> float | None:
         """A final metric of a finished run."""
@@ -146,11 +159,15 @@ def trials_of(sweep: Sweep, runs: Iterable[Run]) -> tuple[Trial, ...]:
 
 @dataclass(frozen=True)
 class Material:
-    """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials."""
+    """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials.
+
+    `models`: other people's, which are rows at the end of its tables.
+    """
 
     sweep: str
     trials: tuple[Trial, ...]
     history: Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+    models: tuple[Trial, ...] = ()
 
     def of_grid(self, grid: str) -> tuple[Trial, ...]:
         """The trials of one named grid."""
@@ -184,7 +201,10 @@ def material(uri: str, sweep: Sweep) -> Material:
             cache[key] = {} if frame is None else series_of(frame, by_run)
         return cache[key]
 
-    return Material(sweep.name, trials, history)
+    guests = tracking.read_models(uri, sweep.name) if sweep.name != MODELS else []
+    planned = tracking.planned_models([run.tags for run in guests])
+    models = trials_of(Sweep(sweep.name, "", (), planned), guests)
+    return Material(sweep.name, trials, history, models)
 
 
 def series_of(frame: pandas.DataFrame, by_run: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:
@@ -205,12 +225,12 @@ def tidy(trials: Iterable[Trial]) -> pandas.DataFrame:
             trial.title,
             trial.seed,
             json.dumps(dict(sorted(trial.values.items())), ensure_ascii=False),
-            protocol_of(trial.run.params, trial.run.tags.get("protocol", "")).text,
+            trial.protocol.text,
             metric,
             value,
         )
         for trial in trials
-        if trial.run is not None and trial.finished
+        if trial.run is not None and trial.protocol is not None and trial.finished
         for metric, value in sorted(trial.run.metrics.items())
         if not metric.startswith("time/")
     ]

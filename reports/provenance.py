@@ -12,7 +12,7 @@ from reports.builder import materials
 from reports.collect import Material
 from reports.comparison import compared
 from reports.spec import Spec, chosen, load_specs
-from reports.tables import Head, Row, Table, tables_of
+from reports.tables import FILE_NOTE, Head, Row, Table, tables_of
 
 RULES = {
     "best": "the epoch with the highest average robust accuracy under the selection attack",
@@ -99,6 +99,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
     cell, head, row = table.cells[r][c], table.columns[c], table.rows[r]
     column = (spec.columns[c] if spec.columns else spec.shown[0]).of_average(row.average)
     weights = column.weights
+    file = next((value.file for value in cell.values if value.file), "")
     return {
         "table": table.name,
         "sweep": table.sweep,
@@ -121,21 +122,23 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "waits_for": cell.waits,
         "formula": head.formula,
         "protocol": table.protocol,
-        "selection": _rule(weights),
+        "selection": FILE_NOTE.format(file=file) if file else _rule(weights),
         "runs": [
             {
                 "run_id": value.run_id,
                 "experiment_id": value.experiment_id,
                 "fingerprint": value.fingerprint,
-                "seed": value.seed,
+                "seed": None if value.file else value.seed,
                 "value": value.value,
-                "checkpoint": None
+                "checkpoint": value.file
+                if value.file
+                else None
                 if weights is None
                 else str(store / "trials" / value.fingerprint / "weights" / f"{weights}.pt"),
             }
             for value in cell.values
         ],
-        "seeds": [value.seed for value in cell.values],
+        "seeds": [value.seed for value in cell.values if not value.file],
         "values": [value.value for value in cell.values],
         "published": _published(spec, table, row, head),
         "footnotes": [*cell.remarks, *row.remarks],
@@ -144,7 +147,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
 
 def _rule(weights: str | None) -> str | None:
     """How the weights were chosen, in words."""
-    if weights is None:
+    if weights in (None, "file"):
         return None
     rule = max((name for name in RULES if weights == name or weights.startswith(f"{name}_")), key=len)
     average = weights.removeprefix(rule).lstrip("_")

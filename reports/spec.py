@@ -20,7 +20,7 @@ from ham_core.metrics import STATISTICS
 
 FOLDER = Path(__file__).parent / "specs"
 RESULT = re.compile(
-    rf"(?P<weights>(?:best|best_sum|best_worst|last)(?:_\w+)?)/(?P<attack>[a-z][a-z0-9_]*)/"
+    rf"(?P<weights>(?:best|best_sum|best_worst|last)(?:_\w+)?|file)/(?P<attack>[a-z][a-z0-9_]*)/"
     rf"(?P<statistic>{'|'.join(sorted(STATISTICS, key=len, reverse=True))}|\d\d+_.+)"
 )
 SERIES = re.compile(r"(train|val|val_\w+|time|test)/.+")
@@ -122,9 +122,15 @@ class Column(Part):
 
     @property
     def weights(self) -> str | None:
-        """Which weights of a trial were evaluated: `best`, `last_ema`, ..."""
+        """Which weights of a trial were evaluated: `best`, `last_ema`, ...; `file`: those of somebody else's model."""
         found = RESULT.fullmatch(self.metric[0])
         return found["weights"] if found else None
+
+    @property
+    def of_file(self) -> Column:
+        """The same of a model that has one set of weights, which answers for whatever weights the column asks for."""
+        names = (f"file/{name.partition('/')[2]}" if RESULT.fullmatch(name) else name for name in self.metric)
+        return self.model_copy(update={"metric": tuple(names)})
 
     @property
     def attack(self) -> str | None:

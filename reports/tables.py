@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
-from reports.collect import Material, Protocol, Trial, protocol_of
+from reports.collect import ABSENT, MODELS, Material, Protocol, Trial, protocol_of, readable
 from reports.footnotes import marked
 from reports.spec import Better, Column, Entry, Spec
 from reports.statistics import LEVEL, Estimate, student_t, wilson, worst
@@ -29,6 +29,15 @@ ONE_SEED = {
     ),
 }
 
+FILE_NOTE = "Weights from {file}; how they were trained and selected is not recorded here."
+# What a model of other people must share with the trials of a table, and how a sentence calls it.
+SAME = {
+    "data.label": "images are",
+    "data.test_digest": "test images are",
+    "data.test_limit": "number of test images is",
+    "epsilon": "radius is",
+}
+
 
 @dataclass(frozen=True)
 class Value:
@@ -39,6 +48,7 @@ class Value:
     fingerprint: str
     run_id: str
     experiment_id: str
+    file: str = ""  # of somebody else's model: where its weights come from
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ class Table:
     notes: tuple[str, ...]
     machine: bool = False
     part: int = 0  # > 0 when trials of several protocols made several tables
+    refused: tuple[str, ...] = ()  # models of other people that are no rows of it, and why
 
     @property
     def full_title(self) -> str:
@@ -159,6 +170,9 @@ def tables_of(spec: Spec, material: Material) -> list[Table]:
 
         return [ranked(spec, material, groups)]
     tables = [_table(spec, material, protocol, members) for protocol, members in groups]
+    if takes_models(spec):
+        refused = refusals(material.models, [members for _, members in groups])
+        tables[0] = replace(tables[0], refused=refused)
     return (
         [replace(table, part=index) for index, table in enumerate(tables, 1)] if len(tables) > 1 else tables
     )
@@ -181,6 +195,40 @@ def by_protocol(
     }
     first = [trial for trial in trials if trial.fingerprint in main]
     return [(ordered[0][0], first), *ordered[1:]]
+
+
+def takes_models(spec: Spec) -> bool:
+    """Whether other people's models are rows of the table: it has a row per method, and accuracies."""
+    return spec.rows.by == "method" and spec.rows.only is None and any(one.accuracy for one in spec.columns)
+
+
+def why_not(model: Trial, trials: Sequence[Trial]) -> str:
+    """Why a model is no row beside these trials, in words; "": it was judged as they were."""
+    ours = [trial.run.params for trial in trials if trial.run is not None]
+    if not ours or model.run is None:
+        return "no trial of it has been run"
+    for key, words in SAME.items():
+        theirs = model.run.params.get(key, "None")
+        here = sorted({params.get(key, "None") for params in ours})
+        if here != [theirs]:
+            return f"its {words} {_said(key, theirs)}, the table's {' and '.join(_said(key, one) for one in here)}"
+    return ""
+
+
+def _said(key: str, value: str) -> str:
+    if value in ABSENT:
+        return "all" if key == "data.test_limit" else "not recorded"
+    return value[:10] if key == "data.test_digest" else readable(key, value)
+
+
+def refusals(models: Sequence[Trial], groups: Sequence[Sequence[Trial]]) -> tuple[str, ...]:
+    """A sentence for each model that is a row in none of a table's parts, which hold these trials."""
+    reasons = [(model, [why_not(model, trials) for trials in groups]) for model in models]
+    return tuple(
+        f"{model.title}: is no row, since {'; '.join(dict.fromkeys(whys))}"
+        for model, whys in reasons
+        if all(whys)
+    )
 
 
 def lines_of(spec: Spec, trials: Sequence[Trial]) -> list[_Line]:
@@ -280,6 +328,9 @@ def name_of(trial: Trial) -> str:
 
 def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Sequence[Trial]) -> Table:
     lines = lines_of(spec, trials)
+    seeds = sorted({trial.seed for line in lines for trial in line.trials if not trial.file})
+    guests = [model for model in material.models if takes_models(spec) and not why_not(model, trials)]
+    lines += [_Line(Row(one.label, one.title, one.label), one.label, [one]) for one in guests]
     heads = [head_of(column) for column in spec.columns]
     below = [_baseline(spec, column, material, protocol) for column in spec.columns]
     cells = [
@@ -298,8 +349,7 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
         rank([line[index] for line in cells], column.direction, cells, index)
 
     rows = _with_recipes([replace(line.row, settings=settings_of(line.trials)) for line in lines], spec)
-    seeds = sorted({trial.seed for line in lines for trial in line.trials})
-    notes.insert(0, _seed_note(cells, seeds))
+    notes.insert(0, _seed_note(cells[: len(cells) - len(guests)], seeds))
     table = Table(
         name=spec.name,
         sweep=material.sweep,
@@ -481,6 +531,29 @@ def over_images(column: Column, value: float, metrics: Mapping[str, float]) -> E
 def cell_of(
     spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]
 ) -> Cell:
+    """The column's statistic over the trials of a row, or of one model of other people."""
+    file = line.trials[0].file if line.trials else ""
+    if file:
+        return _cell_of_model(spec, column, line, material, file)
+    return _cell_of_trials(spec, column, line, material, baseline)
+
+
+def _cell_of_model(spec: Spec, column: Column, line: _Line, material: Material, file: str) -> Cell:
+    """Of somebody else's model: one value. What only a training has is left empty, and nothing is waited for."""
+    if not column.accuracy or column.reduce is not None:
+        return Cell()
+    cell = _cell_of_trials(spec.model_copy(update={"min_seeds": 1}), column.of_file, line, material, {})
+    if cell.waits:
+        what = f"{line.row.title}: waits for the evaluation {column.attack}, which ham evaluate makes"
+        cell = _remarked(replace(cell, waits=what, missing=(f"{line.row.title} {column.attack}",)))
+    if cell.n and spec.trials.grid != MODELS:
+        return replace(cell, remarks=(*cell.remarks, FILE_NOTE.format(file=file)))
+    return cell
+
+
+def _cell_of_trials(
+    spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]
+) -> Cell:
     expected = max(len({trial.seed for trial in line.trials}), spec.min_seeds)
     found = [(trial, value_of(column, trial, material, baseline)) for trial in line.trials]
     present = [(trial, value) for trial, value in found if value is not None]
@@ -507,7 +580,14 @@ def cell_of(
         n=len(present),
         expected=expected,
         values=tuple(
-            Value(trial.seed, value * factor, trial.fingerprint, trial.run.run_id, trial.run.experiment_id)
+            Value(
+                trial.seed,
+                value * factor,
+                trial.fingerprint,
+                trial.run.run_id,
+                trial.run.experiment_id,
+                trial.file,
+            )
             for trial, value in present
             if trial.run is not None
         ),
@@ -581,6 +661,8 @@ def _seed_note(cells: Sequence[Sequence[Cell]], seeds: Sequence[int]) -> str:
     counts = sorted({cell.n for cell in own if cell.n})
     if not counts:
         return "No trial of this table has finished."
+    if not seeds:
+        return "n = 1: each row is one file of weights."
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     several = any(cell.kind == "t" for cell in own)
     form = f"; ± is half the {LEVEL:.0%} Student-t interval of the mean over seeds" if several else ""

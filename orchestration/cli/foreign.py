@@ -1,13 +1,22 @@
-"""evaluate --checkpoint FILE --model NAME: the flags for other people's models, and what they do."""
+"""evaluate --checkpoint FILE --model NAME: the flags for other people's models, and what they do.
+
+What was found is written to STORE/foreign, then to MLflow, from where tables take it (orchestration/models.py).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ham_core.errors import RequestError
+from ham_core.errors import RequestError, known
+
+if TYPE_CHECKING:
+    from orchestration.store import Store
+
+DEVICES = ("auto", "cpu", "cuda")
 
 CheckpointFlag = Annotated[
     Path | None,
@@ -17,7 +26,29 @@ CheckpointFlag = Annotated[
 ]
 ModelFlag = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Their network, torchscript, or a factory module:function."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Their network, torchscript, robustbench:NAME, or a factory module:function.",
+    ),
+]
+TitleFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="TITLE",
+        help="What tables call that model. [default: as its file, without the ending]",
+    ),
+]
+ThreatFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--threat", metavar="NAME", help="Of robustbench:NAME: Linf, L2 or corruptions. [default: Linf]"
+    ),
+]
+DeviceFlag = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="For that model: auto, cpu or cuda. [default: auto]"),
 ]
 WidthFlag = Annotated[float, typer.Option("--width", help="Of that network: scales its channels.")]
 NormalisationFlag = Annotated[
@@ -38,40 +69,100 @@ LimitFlag = Annotated[
 ]
 
 
-def judge_foreign(
-    checkpoint: Path | None,
-    model: str | None,
-    width: float,
-    normalisation: str | None,
-    entry: str | None,
-    data: str | None,
-    attacks: str,
-    epsilon: str,
-    images: int | None,
-    threads: int,
-    store: str,
-) -> list[dict[str, Any]]:
-    """Attack somebody else's model -> one row per attack, as `ham evaluate` prints them."""
-    radius = _radius(epsilon)
-    wanted = _attacks(attacks)
-    if model is None:
-        raise RequestError(
-            f"ham evaluate: --model is missing: which network are the weights of {checkpoint}?"
-        )
-    if data is None:
-        raise RequestError("ham evaluate: --data is missing: which images is the model judged on?")
-    from ham_core import foreign
-    from orchestration.store import store_at
+@dataclass(frozen=True)
+class Asked:
+    """The flags of one model. `sweep`: in whose tables it is to stand; `title`: what they call it."""
 
-    asked = foreign.Request(model, checkpoint, width, normalisation, entry)
-    records = foreign.evaluate(
-        asked, data, wanted, store_at(store).path, epsilon=radius, limit=images, threads=threads
+    checkpoint: Path | None
+    model: str | None
+    width: float
+    normalisation: str | None
+    entry: str | None
+    threat: str | None
+    data: str | None
+    attacks: str
+    epsilon: str
+    images: int | None
+    title: str | None
+    sweep: str | None
+    device: str | None
+    threads: int
+
+
+def judge_foreign(asked: Asked, store: Store, uri: str) -> tuple[list[dict[str, Any]], str]:
+    """Attack somebody else's model and record it -> (a row per attack, as `ham evaluate` prints them; why MLflow lacks it)."""
+    radius = _radius(asked.epsilon)
+    wanted = _attacks(asked.attacks)
+    if asked.model is None:
+        raise RequestError(
+            f"ham evaluate: --model is missing: which network are the weights of {asked.checkpoint}?"
+        )
+    if asked.data is None:
+        raise RequestError("ham evaluate: --data is missing: which images is the model judged on?")
+    if asked.threat is not None and not asked.model.startswith("robustbench:"):
+        raise RequestError("ham evaluate: --threat belongs to --model robustbench:NAME; leave it out")
+    if asked.title is not None and not asked.title.strip():
+        raise RequestError("ham evaluate: --name is empty; give a title, or leave it out")
+    sweep = None if asked.sweep is None else _recorded(asked.sweep, uri)
+    device = _device(asked.device or "auto")
+    from ham_core import foreign
+    from ham_core.folder import TrialFolder
+    from orchestration import models
+
+    request = foreign.Request(
+        asked.model,
+        asked.checkpoint,
+        asked.width,
+        asked.normalisation,
+        asked.entry,
+        "Linf" if asked.threat is None else asked.threat,
     )
-    name = model if checkpoint is None else checkpoint.name
+    records = foreign.evaluate(
+        request,
+        asked.data,
+        wanted,
+        store.path,
+        epsilon=radius,
+        limit=asked.images,
+        device=device,
+        threads=asked.threads,
+    )
+    folder = TrialFolder(store.path / "foreign" / records[0]["foreign"])
+    models.place(folder, asked.title, sweep)
+    problem = models.record(uri, store.path, models.judged_in(folder))
+    name = asked.title or (asked.model if asked.checkpoint is None else asked.checkpoint.name)
     keys = ("weights", "attack_name", "epsilon", "metrics", "doubts", "seconds", "fingerprint")
-    return [
+    rows = [
         {"trial": record["foreign"], "name": name} | {key: record[key] for key in keys} for record in records
     ]
+    return rows, problem
+
+
+def _recorded(word: str, uri: str) -> str | None:
+    """The name of the recorded sweep behind NAME or FILE; None: `models`, where such models are anyway."""
+    from orchestration.models import MODELS
+    from orchestration.tracking import read_sweeps
+
+    name = Path(word).stem if Path(word).suffix in (".yaml", ".yml") else word
+    if name == MODELS:
+        return None
+    names = [one.name for one in read_sweeps(uri) if one.name != MODELS]
+    if name not in names:
+        raise RequestError(
+            f"--sweep: no sweep '{name}' is recorded, in whose tables the model could stand; {known(name, names)}; "
+            f"without --sweep it stands in the table {MODELS}"
+        )
+    return name
+
+
+def _device(name: str) -> str:
+    if name not in DEVICES:
+        raise RequestError(f"--device: unknown {name!r}; {known(name, DEVICES)}")
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device: cuda is not available here; give --device cpu, or leave it out")
+    return name
 
 
 def _attacks(text: str) -> list[Any]:

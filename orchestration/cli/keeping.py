@@ -253,6 +253,7 @@ def sync(sweep: StartedArgument = None, store: StoreFlag = DEFAULT_STORE, uri: U
     if sweep is None:
         members = {trial["fingerprint"] for recorded in sweeps for trial in recorded["trials"]}
         problems += _record_others(place, [one for one in place.trials() if one not in members], address)
+        problems += _record_models(place, address)
     complain(problems)
     return FAILED if problems else DONE
 
@@ -290,6 +291,17 @@ def _record_sweep(store: Store, recorded: Mapping[str, Any], uri: str) -> list[s
         return [recorder.problem]
     print(f"{sweep.name}: {len(sweep.trials)} trials, {len(complete)} complete")
     return []
+
+
+def _record_models(store: Store, uri: str) -> list[str]:
+    """The same of other people's models."""
+    from orchestration.models import judged, record
+
+    models = judged(store.path)
+    problem = record(uri, store.path, models) if models else ""
+    if models and not problem:
+        print(f"models: {len({one.folder.path for one in models})} judged")
+    return [problem] if problem else []
 
 
 def _record_others(store: Store, identities: Sequence[str], uri: str) -> list[str]:

@@ -250,6 +250,8 @@ def _trials_view(address: str) -> str:
         return ""
     where = quote(f"tags.kind='trial' and tags.`{tracking.MEMBERSHIP}{sweeps[0].name}` != ''")
     order = quote(f"metrics.`{BEST_FIRST}`")
+    if sweeps[0].name == tracking.MODELS:  # no sweep of trials is recorded
+        where, order = quote("tags.kind='model'"), quote("metrics.`file/pgd20/worst`")
     return (
         f"#/experiments/{sweeps[0].experiment_ids[0]}/runs?searchFilter={where}&orderByKey={order}&orderByAsc=false"
         "&startTime=ALL&lifecycleFilter=Active&modelVersionFilter=All+Runs&datasetsFilter=W10%3D"

@@ -11,12 +11,16 @@ import typer
 
 from ham_core.errors import RequestError
 from orchestration.cli.foreign import (
+    Asked,
     CheckpointFlag,
+    DeviceFlag,
     EpsilonFlag,
     ImagesFlag,
     LimitFlag,
     ModelFlag,
     NormalisationFlag,
+    ThreatFlag,
+    TitleFlag,
     WidthFlag,
     judge_foreign,
 )
@@ -141,7 +145,12 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Beginnings of fingerprints.")
     ] = None,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", metavar="FILE", help="All trained trials of a sweep.")
+        str | None,
+        typer.Option(
+            "--sweep",
+            metavar="FILE",
+            help="All trained trials of a sweep; with --model: the recorded sweep in whose tables the model is a row.",
+        ),
     ] = None,
     profile: ProfileFlag = None,
     settings: SetFlag = None,
@@ -174,40 +183,49 @@ def evaluate(
     data: ImagesFlag = None,
     epsilon: EpsilonFlag = "8/255",
     images: LimitFlag = None,
+    title: TitleFlag = None,
+    threat: ThreatFlag = None,
+    device: DeviceFlag = None,
 ) -> int:
     """Attack trained weights, several trials at once. What was attacked before is not attacked again; nothing is trained."""
     from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_evaluations
 
     if checkpoint is not None or model is not None:
-        if trials or sweep is not None or profile is not None or settings:
+        if trials or profile is not None or settings or curve:
             raise RequestError(
-                "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --sweep, --profile and "
-                "--set out"
+                "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --profile, --set and "
+                "--curve out"
             )
         entry = None if weights == KEPT_WEIGHTS else weights
-        rows = judge_foreign(
-            checkpoint,
-            model,
-            width,
-            normalisation,
-            entry,
-            data,
-            attack or ATTACKS,
-            epsilon,
-            images,
-            threads,
-            store,
+        asked = Asked(
+            checkpoint=checkpoint,
+            model=model,
+            width=width,
+            normalisation=normalisation,
+            entry=entry,
+            threat=threat,
+            data=data,
+            attacks=attack or ATTACKS,
+            epsilon=epsilon,
+            images=images,
+            title=title,
+            sweep=sweep,
+            device=device,
+            threads=threads,
         )
+        place = open_store(store)
+        rows, problem = judge_foreign(asked, place, tracking_uri(uri, place))
         if as_json:
             emit({"evaluations": rows})
         else:
             _print_results(rows)
-        complain(doubtful(rows))
-        return 0
-    if data is not None or images is not None or normalisation is not None:
+        complain([*doubtful(rows), *([problem] if problem else [])])
+        return 1 if problem else 0
+    if any(one is not None for one in (data, images, normalisation, title, threat, device)):
         raise RequestError(
-            "ham evaluate: --data, --images and --normalisation belong to --checkpoint FILE --model NAME; a trial has its own"
+            "ham evaluate: --data, --images, --normalisation, --name, --threat and --device belong to --checkpoint FILE "
+            "--model NAME; a trial has its own"
         )
     place = open_store(store, must_exist=True)
     address_of_mlflow = tracking_uri(uri, place)

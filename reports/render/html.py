@@ -159,7 +159,7 @@ def _cell(cell: Cell, head: Head, anchor: str) -> dict[str, Any]:
         "weights": weights if head.unit else "",
         "seeds": [
             {
-                "seed": value.seed,
+                "seed": "–" if value.file else value.seed,
                 "text": f"{value.value:.2f}",
                 "run": value.run_id[:12],
                 "trial": value.fingerprint[:12],

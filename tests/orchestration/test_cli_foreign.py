@@ -95,7 +95,7 @@ def test_a_table_is_printed(exported: tuple[Path, Path], tmp_path: Path) -> None
         (("--model", "resnet18", "--data", "digits", "--attack", "pdg20"), "unknown attack 'pdg20'"),
         (("--model", "resnet18", "--data", "digits", "--epsilon", "8/0"), "--epsilon: '8/0' is no number"),
         (("--model", "resnet18", "--data", "digits", "--epsilon", "8"), "--epsilon: 8 is no radius"),
-        (("3fa4b2", "--model", "resnet18"), "leave trials, --sweep, --profile and --set out"),
+        (("3fa4b2", "--model", "resnet18"), "leave trials, --profile, --set and --curve out"),
         (("3fa4b2", "--data", "digits"), "belong to --checkpoint FILE --model NAME"),
         (("--checkpoint", "no.pt", "--model", "resnet18", "--data", "digits"), "no.pt: cannot be read"),
     ],
