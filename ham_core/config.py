@@ -204,6 +204,13 @@ class Start(Frozen):
     trial: Trial
     weights: str = Field("best", pattern=r"^[a-z0-9_]+$")
 
+    @field_validator("weights")
+    @classmethod
+    def _one_name(cls, value: str) -> str:
+        from ham_core.protocol import canonical_weights
+
+        return canonical_weights(value)
+
     @property
     def continues(self) -> bool:
         """Whether the epochs of the other trial are the first of this one."""

@@ -1,7 +1,9 @@
 """What is run on a trained trial, and how results may be compared. Light: planning imports this.
 
 An evaluation is one attack on one set of weights of one trial. It has its own fingerprint, so that adding an attack later
-trains nothing again. A protocol is the agreement under which numbers may stand in one column.
+trains nothing again. A protocol is the agreement under which numbers may stand in one column: which weights, attacked how, at
+which radius. A trial is trained under one protocol and may be judged under several; ham_core/judging.py says what of a
+protocol a trained model cannot follow.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -26,6 +27,7 @@ RULES: Mapping[str, str] = {
     "best_worst": "the epoch with the highest worst-class robust accuracy",
     "last": "the last epoch",
 }
+OTHER_WORDS = {"best_avg": "best"}  # of rules; metrics and files know the second only
 ATTACKS = ("clean", "pgd20", "cw20")  # the usual ones; any pgdN and cwN is allowed
 ENSEMBLE = ("apgd-ce", "apgd-t", "fab-t", "square")  # AutoAttack's standard version, in its order
 NAMES = (*ATTACKS, "fgsm", *ENSEMBLE, "autoattack")
@@ -131,10 +133,20 @@ class EvaluationAttack(Frozen):
 
 def _as_word(radius: float) -> str:
     """8/255 -> `8_255`, 0.5 -> `0_5`: letters that a metric's name may hold."""
+    return re.sub(r"[^a-z0-9]+", "_", radius_in_words(radius))
+
+
+def radius_in_words(radius: float) -> str:
+    """`8/255` where it is a whole number of pixel steps, else `0.031`."""
+    levels = _levels(radius)
+    return f"{levels}/255" if levels else f"{radius:.10g}"
+
+
+def _levels(radius: float) -> int:
+    """How many 255ths a radius is; 0 where it is no whole number of them, or a whole number itself."""
     levels = round(radius * 255)
-    if radius and radius != round(radius) and math.isclose(levels / 255, radius, rel_tol=1e-9):
-        return f"{levels}_255"
-    return re.sub(r"[^a-z0-9]+", "_", f"{radius:.10g}")
+    fits = radius != round(radius) and math.isclose(levels / 255, radius, rel_tol=1e-9)
+    return levels if fits else 0
 
 
 def _from_name(name: str, steps: Any = None) -> dict[str, Any]:
@@ -162,11 +174,7 @@ class Evaluation(Frozen):
     @field_validator("weights")
     @classmethod
     def _known(cls, value: str) -> str:
-        if not split_weights(value)[0]:
-            raise ValueError(
-                f"unknown weights '{value}'; {known(value, RULES)}; _<average> may follow, as in best_ema"
-            )
-        return value
+        return known_weights(value)
 
     @property
     def name(self) -> str:
@@ -191,8 +199,27 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
+def canonical_weights(name: str) -> str:
+    """`best_avg` -> `best`, `best_avg_ema` -> `best_ema`: the one name that files and metrics have; others as they are."""
+    for word, rule in OTHER_WORDS.items():
+        if name == word or name.startswith(f"{word}_"):
+            return rule + name[len(word) :]
+    return name
+
+
+def known_weights(name: str) -> str:
+    """The canonical name; ValueError: there is no such rule."""
+    found = canonical_weights(name)
+    if not split_weights(found)[0]:
+        raise ValueError(
+            f"unknown weights '{name}'; {known(name, RULES)}; _<average> may follow, as in best_ema"
+        )
+    return found
+
+
 def split_weights(name: str) -> tuple[str, str]:
     """`best_sum_ema` -> (best_sum, ema); `last` -> (last, ""); an unknown rule -> ("", "")."""
+    name = canonical_weights(name)
     for rule in sorted(RULES, key=len, reverse=True):
         if name == rule:
             return rule, ""
@@ -228,34 +255,136 @@ def identity_of_evaluation(trial_fingerprint: str, trial: Trial, evaluation: Eva
     )
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How results may be compared. `settings` lie above a preset's recipe and below the sweep's own."""
+USUAL = tuple(EvaluationAttack.model_validate(name) for name in ATTACKS)
 
-    name: str
-    title: str
-    weights: tuple[str, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    attacks: tuple[str, ...] = ATTACKS
+
+class Protocol(Frozen):
+    """How results may be compared: the fields say all of it.
+
+    `settings` lie above a preset's recipe and below the sweep's own. What the network does to its input is a matter of the
+    recipe: `normalisation` is compared and footnoted, never set.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)
+    title: str = Field("", max_length=200)  # in words
+    rule: Literal["best", "best_sum", "best_worst", "last"] = "best"  # which epoch's weights count
+    on: Literal["validation", "test"] = "validation"  # the images that the rule looks at
+    epsilon: Pixels | None = Field(None, ge=0, le=1000)  # radius of its attacks; None: the trial's
+    norm: Literal["linf", "l2"] = "linf"  # of that radius
+    normalisation: Literal["any", "data", "none"] = (
+        "any"  # of pixels by the data set's statistics, in the model
+    )
+    weights: tuple[str, ...]  # kept and attacked: those of the rule first; without any the last epoch's too
+    attacks: tuple[EvaluationAttack, ...] = Field(USUAL, min_length=1, max_length=50)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rule_first(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = dict(value)
+        rule = found.get("rule", cls.model_fields["rule"].default)
+        if isinstance(rule, str):
+            found["rule"] = rule = canonical_weights(rule)
+        given = found.get("weights")
+        given = ["last"] if given is None else [given] if isinstance(given, str) else given
+        if isinstance(given, list | tuple) and rule in RULES and all(isinstance(one, str) for one in given):
+            given = tuple(dict.fromkeys([rule, *map(canonical_weights, given)]))
+        found["weights"] = given
+        if isinstance(found.get("attacks"), str | dict):
+            found["attacks"] = [found["attacks"]]
+        return found
+
+    @field_validator("weights")
+    @classmethod
+    def _known_weights(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(known_weights(name) for name in value)
+
+    @field_validator("attacks")
+    @classmethod
+    def _distinct(cls, value: tuple[EvaluationAttack, ...]) -> tuple[EvaluationAttack, ...]:
+        keys = [attack.key for attack in value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"two attacks are called '{key}'; drop one, or give it its own label")
+        return value
+
+    @model_validator(mode="after")
+    def _radius_of_its_norm(self) -> Protocol:
+        if self.norm == "l2" and self.epsilon is None:
+            raise ValueError(
+                "norm: l2 needs a radius of its own, since a trial's epsilon is L-infinity; "
+                "write for example epsilon: 128/255"
+            )
+        if self.norm == "linf" and self.epsilon is not None and self.epsilon > 1:
+            raise ValueError(f"epsilon: {self.epsilon:g} is too much; allowed: 0 to 1, the range of pixels")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a trial that is trained under it has: the images of its selection, and the radius if that is L-infinity."""
+        found: dict[str, Any] = {"selection.on": self.on}
+        if self.epsilon is not None and self.norm == "linf":
+            found["epsilon"] = radius_in_words(self.epsilon) if _levels(self.epsilon) else self.epsilon
+        return found
+
+    def evaluations(self, trial: Trial) -> list[Evaluation]:
+        """All its attacks on all its weights of a trial; weights of an average only where the trial keeps that."""
+        averages = {"", *(average.key for average in trial.method.averaging)}
+        attacks = [self.placed(attack, trial.epsilon) for attack in self.attacks]
+        names = [name for name in self.weights if split_weights(name)[1] in averages]
+        return [Evaluation(weights=name, attack=attack) for name in names for attack in attacks]
+
+    def placed(self, attack: EvaluationAttack, epsilon: float) -> EvaluationAttack:
+        """The attack as it is run on a trial of this `epsilon`: at the protocol's radius unless it has its own.
+
+        Where that is the trial's the attack is the plain one, so that protocols of one radius share their evaluations.
+        """
+        own = attack.epsilon is not None
+        radius, norm = (attack.epsilon, attack.norm) if own else (self.epsilon, self.norm)
+        if attack.kind == "clean" or radius is None:
+            return attack
+        if norm == "linf" and math.isclose(radius, epsilon, rel_tol=1e-9):
+            radius = None
+        label = attack.label
+        if label is not None and radius is not None and not own:
+            label += f"{'' if norm == 'linf' else f'_{norm}'}_eps{_as_word(radius)}"
+        changed = attack.model_dump() | {"epsilon": radius, "norm": norm, "label": label}
+        return EvaluationAttack.model_validate(changed)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, without what is a default."""
+        attacks = [attack.model_dump(mode="json", exclude_defaults=True) for attack in self.attacks]
+        return self.model_dump(mode="json", exclude_defaults=True) | {"attacks": attacks}
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
-            "standard", "selected on a held-out split", ("best", "last"), {"selection.on": "validation"}
+            name="standard",
+            title="selected on a held-out split",
+            rule="best",
+            on="validation",
+            weights=("best", "last"),
+        ),
+        # Its scripts normalise by CIFAR-10's statistics on CIFAR-10 and not at all on other images, as the presets do.
+        Protocol(
+            name="ham-paper",
+            title="as HAM's code: selected on the test set, epsilon 0.031",
+            rule="best",
+            on="test",
+            epsilon=0.031,
+            weights=("best", "last"),
         ),
         Protocol(
-            "ham-paper",
-            "as HAM's code: selected on the test set, epsilon 0.031",
-            ("best", "last"),
-            {"selection.on": "test", "epsilon": 0.031},
-        ),
-        Protocol(
-            "cfa-paper",
-            "as CFA: selected on the test set by average plus worst class, epsilon 8/255",
-            ("best_sum", "last"),
-            {"selection.on": "test", "epsilon": "8/255"},
+            name="cfa-paper",
+            title="as CFA: selected on the test set by average plus worst class, epsilon 8/255",
+            rule="best_sum",
+            on="test",
+            epsilon=8 / 255,
+            normalisation="data",
+            weights=("best_sum", "last"),
         ),
     )
 }

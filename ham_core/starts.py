@@ -32,7 +32,7 @@ from ham_core.layers import (
     scaled_origin,
 )
 from ham_core.objectives.base import Objective
-from ham_core.protocol import RULES, split_weights
+from ham_core.protocol import RULES, canonical_weights, split_weights
 from ham_core.sentences import shown
 
 CONDITIONS = ("data", "model", "epsilon", "precision", "augment", "selection")
@@ -217,7 +217,8 @@ def unknown_weights(request: Request, other: Trial | None) -> list[tuple[str, st
     kept = [*RULES, *(f"{rule}_{key}" for rule in RULES for key in averages)]
     kept += [STATE] if request.word == "start_from" else []
     unclear = other is None and isinstance(name, str) and split_weights(name)[1]
-    if name in kept or name == STATE or unclear:  # a helper's state is refused with the trial
+    found = canonical_weights(name) if isinstance(name, str) else name
+    if found in kept or name == STATE or unclear:  # a helper's state is refused with the trial
         return []
     return [(request.weights.place, f"{request.word}.weights is {shown(name)}; {known(name, kept)}")]
 

@@ -20,6 +20,7 @@ from ham_core.config import Trial, fingerprint
 from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, save_tensors, unwritable
 from ham_core.prefix import FOLDER as PREFIXES
+from ham_core.protocol import canonical_weights
 
 if TYPE_CHECKING:
     from ham_core.run import Event
@@ -153,7 +154,7 @@ class Store:
 
     def export_weights(self, identity: str, weights: str, target: str | Path) -> Path:
         """Write kept weights as a plain state dict, for `model.load_state_dict(torch.load(path))`."""
-        state = self.find(identity).weights(weights)
+        state = self.find(identity).weights(canonical_weights(weights))
         path = Path(target)
         if path.is_dir():
             raise RequestError(

@@ -5,6 +5,7 @@
                single value is a fixed setting
     seeds:     [0, 1, 2]                 evaluate: [clean, pgd20, cw20]       weights: [best, last]
     protocol:  standard                  profiles: {NAME: settings}           title, description: text
+    judge:     [ham-paper, cfa-paper]    further protocols under which the same trials are evaluated and tabled
     search:    points of a space, tried one after the other (orchestration.space); without a grid it stands in its place
     stop:      which rule ends trials that do badly
 
@@ -38,6 +39,7 @@ from ham_core.sentences import problems_of, shown
 from ham_core.starts import averages_asked_for, needs_of, role
 from ham_core.yamlfile import Document, Key, load, parse
 from orchestration.models import MODELS
+from orchestration.protocols import Say, as_asked, read_protocol
 from orchestration.space import SEARCHED, Proposal, Range, Search, Stop, read_search, read_stop
 
 KEYS = (
@@ -51,9 +53,10 @@ KEYS = (
     "evaluate",
     "weights",
     "protocol",
+    "judge",
     "profiles",
 )
-LISTS = ("seeds", "evaluate", "weights")
+LISTS = ("seeds", "evaluate", "weights", "judge")
 ADJUSTED = ("search", "stop")  # mappings of which profiles and `--set` change single keys
 TARGETS = ("table", "figure")  # `table:NAME` is the sweep that a report's table needs, called NAME
 SINGLE_GRID = "grid"  # the name of a grid that has none
@@ -104,7 +107,9 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What a sweep file asks for, expanded. `text`, `sets`: the file and the `--set`s that it was expanded from.
+    """What a sweep file asks for, expanded. `text`, `sets`: the file and the `--set`s that it was expanded from; protocols
+    that stand in files of their own are among the `--set`s. `judged`: all protocols that it is judged under, its own among
+    them, where the file says `judge`; else none.
 
     `points`: the proposals of its search that `trials` holds; `base`: the search's first trial, which tells it from others.
     """
@@ -125,6 +130,7 @@ class Sweep:
     stop: Stop | None = None
     points: tuple[Proposal, ...] = ()
     base: str = ""
+    judged: tuple[Protocol, ...] = ()
 
 
 def plan_records(sweep: Sweep) -> list[dict[str, Any]]:
@@ -184,7 +190,7 @@ def _expanded(
             f"{document.name}:1: '{MODELS}' is what tables call the models of other people; give the file another name"
         )
     loader = _Loader(document, _stem(document.name), profile, sets, points, alone=alone)
-    return replace(loader.sweep(), text=document.text, sets=tuple(sets))
+    return replace(loader.sweep(), text=document.text, sets=(*sets, *loader.copied))
 
 
 def _stem(source: str) -> str:
@@ -263,6 +269,7 @@ class _Loader:
         self.profile = profile
         self.problems: list[str] = []
         self.places: dict[Key, str] = {}  # of keys that a --set or a profile wrote over
+        self.copied: list[str] = []  # `--set`s that hold what stands in files of protocols
         self.seeds_from = ""  # where the seeds come from, when not from the file
         self.file: dict[str, Any] = self._file()
         self.profile_layers: list[Layer] = []
@@ -277,10 +284,12 @@ class _Loader:
         grids = self._grids(search)
         self._refuse_sets_of_varied_keys([*grids, *([] if search is None else [_search_grid(search, [])])])
         weights = self._weights(protocol)
+        judged = self._judged(protocol, attacks, weights)
         sample = self._samples(search, protocol)
         planned = self._expand([] if self.alone else grids, seeds, protocol)
         planned += self._of_points(search, seeds, protocol)
         trials = self._with_evaluations(_merged(_with_needed(planned), self.problems), attacks, weights)
+        trials = self._with_judging(trials, judged)
         stop = self._stop(self._first(search, grids), sample or planned, protocol)
         if not self.alone:
             self._check_other_profiles()
@@ -302,6 +311,7 @@ class _Loader:
             stop=stop,
             points=self._proposals(),
             base=sample[0].fingerprint if sample else "",
+            judged=judged,
         )
 
     def _check_other_profiles(self) -> None:
@@ -311,7 +321,8 @@ class _Loader:
                 continue
             other = _Loader(self.document, "", name, ())
             protocol = other._protocol()
-            seeds, _, _ = other._seeds(), other._attacks(protocol), other._weights(protocol)
+            seeds, attacks, weights = other._seeds(), other._attacks(protocol), other._weights(protocol)
+            other._judged(protocol, attacks, weights)
             search = other._search()
             grids = other._grids(search)
             sample = other._samples(search, protocol, look=_DataByName())
@@ -504,13 +515,45 @@ class _Loader:
     # lists ---------------------------------------------------------------------------------------------------------
 
     def _protocol(self) -> Protocol:
-        name = self.file.get("protocol", "standard")
-        if not isinstance(name, str) or name not in PROTOCOLS:
-            self.problems.append(
-                f"{self.place(('protocol',))}: unknown protocol {shown(name)}; {known(name, PROTOCOLS)}"
-            )
-            return PROTOCOLS["standard"]
-        return PROTOCOLS[name]
+        value, home = self.file.get("protocol", "standard"), Path(self.document.name).parent
+        read = read_protocol(value, self._say_below(("protocol",)), self.problems, {}, home)
+        if read is not None and read.written is not None:
+            self.copied.append(f"protocol={_as_json(read.written)}")
+        return PROTOCOLS["standard"] if read is None else read.protocol
+
+    def _say_below(self, at: Key) -> Say:
+        return lambda key, text: self._say((*at, *key), text)
+
+    def _judged(
+        self, protocol: Protocol, attacks: Sequence[EvaluationAttack], weights: Sequence[str]
+    ) -> tuple[Protocol, ...]:
+        """The protocols of `judge`, the sweep's own in front where it is not named; that one has the sweep's attacks."""
+        if "judge" not in self.file:
+            return ()
+        home, copies = Path(self.document.name).parent, False
+        found: dict[str, Protocol] = {}
+        written: list[Any] = []
+        for index, entry in enumerate(self._entries("judge", [], "[ham-paper, cfa-paper]")):
+            at: Key = ("judge", index) if isinstance(self.file["judge"], list) else ("judge",)
+            others = {protocol.name: protocol, **found}
+            read = read_protocol(entry, self._say_below(at), self.problems, others, home)
+            written.append(entry if read is None or read.written is None else dict(read.written))
+            copies = copies or written[-1] is not entry
+            if read is None:
+                continue
+            name = read.protocol.name
+            if name in found:
+                self._say(at, f"judge: protocol '{name}' is given twice; keep one")
+            elif others.get(name, read.protocol) != read.protocol:
+                self._say(
+                    at, f"judge: '{name}' is the name of the sweep's own protocol too; rename one of them"
+                )
+            found[name] = read.protocol
+        if copies:
+            self.copied.append(f"judge={_as_json(written)}")
+        own = as_asked(protocol, attacks, weights)
+        before = {} if protocol.name in found else {protocol.name: own}
+        return tuple({**before, **found, protocol.name: own}.values())
 
     def _entries(self, key: str, default: Sequence[Any], example: str) -> list[Any]:
         """A list of the file; a single value stands for a list of one."""
@@ -829,6 +872,29 @@ class _Loader:
                     f"{known(average, kept - {''})}; see method.averaging"
                 )
         return tuple(result)
+
+    def _with_judging(self, trials: Sequence[Planned], judged: Sequence[Protocol]) -> tuple[Planned, ...]:
+        """Each trial with the evaluations of the protocols that it is judged under; what is asked twice runs once."""
+        return tuple(
+            one if not one.grids else replace(one, evaluations=self._judging(one, judged)) for one in trials
+        )
+
+    def _judging(self, planned: Planned, judged: Sequence[Protocol]) -> tuple[Evaluation, ...]:
+        found = {one.name: one for one in planned.evaluations}
+        for protocol in judged:
+            for one in protocol.evaluations(planned.trial):
+                if found.setdefault(one.name, one) != one:
+                    self._say(
+                        ("judge",),
+                        f"judge: the attack '{one.attack.key}' of protocol '{protocol.name}' is another one than what has "
+                        "this name already; give it its own label",
+                    )
+        return tuple(found.values())
+
+
+def _as_json(value: Any) -> str:
+    """A value as it can stand in a `--set`."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _search_grid(search: Search, points: Sequence[Mapping[str, Any]]) -> _Grid:

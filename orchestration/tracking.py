@@ -36,6 +36,7 @@ from ham_core.folder import TrialFolder, read_json, stop_text
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import Evaluation, identity_of_evaluation
 from ham_core.starts import label_of, needs_of, sources_of
+from orchestration.judged import of_commands, of_file, protocols_in, tags_of
 from orchestration.models import MODELS, unique_titles
 from orchestration.sealed_runs import (
     OPEN,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
 
+    from ham_core.protocol import Protocol as Judging
     from orchestration.models import Judged
     from orchestration.sweep import Sweep as SweepFile
 
@@ -98,12 +100,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep and what it expands to now."""
+    """One sweep and what it expands to now. `protocol`: the name of its own; `judged`: all that it is judged under, where
+    it was asked to be judged under any."""
 
     name: str
     run_id: str
     experiment_ids: tuple[str, ...]
     planned: tuple[Planned, ...]
+    protocol: str = ""
+    judged: tuple[Judging, ...] = ()
 
 
 def read_sweeps(uri: str) -> list[Sweep]:
@@ -119,7 +124,7 @@ def read_sweeps(uri: str) -> list[Sweep]:
         for run in _search(client, list(_experiments(client)), "tags.kind = 'sweep'"):
             found.setdefault(run.data.tags["sweep"], []).append(run)
         newest_first = sorted(found.items(), key=lambda item: max(map(_started, item[1])), reverse=True)
-        sweeps = [_sweep(client, name, runs) for name, runs in newest_first]
+        sweeps = [_sweep(client, uri, name, runs) for name, runs in newest_first]
         models = _search(client, list(_experiments(client)), "tags.kind = 'model'")
     planned = planned_models([dict(run.data.tags) for run in models])
     experiments = tuple(sorted({run.info.experiment_id for run in models}))
@@ -290,7 +295,7 @@ def _started(run: Any) -> int:
     return int(run.data.tags.get("started_ms", run.info.start_time))
 
 
-def _sweep(client: MlflowClient, name: str, runs: Sequence[Any]) -> Sweep:
+def _sweep(client: MlflowClient, uri: str, name: str, runs: Sequence[Any]) -> Sweep:
     newest = max(runs, key=_started)
     with tempfile.TemporaryDirectory() as folder:
         content = Path(client.download_artifacts(newest.info.run_id, PLAN, folder)).read_text(
@@ -301,7 +306,14 @@ def _sweep(client: MlflowClient, name: str, runs: Sequence[Any]) -> Sweep:
             f"{newest.info.artifact_uri}/{PLAN}: is damaged; run ham sync {name}, which writes it again"
         )
     planned = tuple(_planned(entry) for entry in json.loads(content))
-    return Sweep(name, newest.info.run_id, tuple(sorted({run.info.experiment_id for run in runs})), planned)
+    experiments = tuple(sorted({run.info.experiment_id for run in runs}))
+    try:
+        judged = protocols_in(newest.data.tags)
+    except (ValueError, KeyError, TypeError, AttributeError):  # pydantic's are ValueErrors
+        raise damaged(
+            uri, f"sweep '{name}', run {newest.info.run_id}, has a protocol that cannot be read"
+        ) from None
+    return Sweep(name, newest.info.run_id, experiments, planned, newest.data.tags.get("protocol", ""), judged)
 
 
 def _planned(entry: Mapping[str, Any]) -> Planned:
@@ -465,15 +477,30 @@ class Tracker:
         note = "\n\n".join(filter(None, [sweep.title, sweep.description, f"`{sweep.source}`"]))
         tags = {"protocol": sweep.protocol.name, "mlflow.note.content": note, "started_ms": str(_now())}
         tags[PLAN_SEAL] = seal_of_plan(entries)
+        judge = tags_of(sweep.judged, "sweep")
         for label in sorted({data_label(job.trial) for job in sweep.trials}):
             experiment = self._experiment(label)
             parent = self._parent(sweep.name, experiment)
             self._parents[experiment] = parent
             self._client.log_text(parent, entries, PLAN)
-            for key, value in tags.items():
+            before = self._client.get_run(parent).data.tags
+            for key in of_file(before.items()) - set(judge):
+                self._client.delete_tag(parent, key)
+            if not judge and of_commands(before.items()):
+                tags |= tags_of([_own_protocol(sweep)], "evaluate")
+            for key, value in {**tags, **judge}.items():
                 self._client.set_tag(parent, key, value)
         self._protocol = sweep.protocol.name
         self._set_membership(sweep.name, sweep.trials)
+
+    def note_judging(self, sweep: SweepFile, protocols: Sequence[Judging]) -> None:
+        """A recorded sweep's trials were judged under these protocols too; its own stays among them."""
+        own = _own_protocol(sweep)
+        wanted = tags_of([own, *(one for one in protocols if one.name != own.name)], "evaluate")
+        query = "tags.kind = 'sweep' and tags.sweep = '{}'".format(sweep.name.replace("'", ""))
+        for run in _search(self._client, list(self._experiment_ids.values()), query):
+            for key in wanted.keys() - of_file(run.data.tags.items()):
+                self._client.set_tag(run.info.run_id, key, wanted[key])
 
     def close_sweep(self, status: Status) -> None:
         """Best average and best worst-class accuracy over the sweep's finished trials; the parent is complete."""
@@ -833,6 +860,13 @@ def evaluation_points(
         total = sum(record["seconds"] for record in records)
         points.append(("time/evaluate_s", total, moment, len(records)))
     return points
+
+
+def _own_protocol(sweep: SweepFile) -> Judging:
+    """The sweep's own protocol with the attacks and weights that its file asks for."""
+    from orchestration.protocols import as_asked
+
+    return as_asked(sweep.protocol, sweep.attacks, sweep.weights)
 
 
 def membership(job: Job) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ham_core.parts import Part
 
@@ -20,6 +20,13 @@ class Averaging(Part):
     every: Literal["step", "epoch"] = Field("step", description="when θ enters the average")
     start_epoch: int = Field(0, ge=0, description="first epoch that enters the average")
     label: str | None = Field(None, pattern=r"^[a-z0-9]+$", description="name of the weights: best_<label>")
+
+    @field_validator("label")
+    @classmethod
+    def _no_rule(cls, value: str | None) -> str | None:
+        if value in ("avg", "sum", "worst"):
+            raise ValueError(f"best_{value} is the name of a selection rule; give the average another label")
+        return value
 
     @property
     def key(self) -> str:

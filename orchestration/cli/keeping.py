@@ -328,11 +328,12 @@ def _record_others(store: Store, identities: Sequence[str], uri: str) -> list[st
 
 def export_sweep(name: str, weights: str | None, out: Path | None, store: str) -> None:
     """Write a started sweep as one file."""
+    from ham_core.protocol import canonical_weights
     from orchestration.archive import write_archive
     from orchestration.disk import size_in_words
 
     place = open_store(store, must_exist=True)
-    wanted = [word.strip() for word in (weights or "").split(",") if word.strip()]
+    wanted = [canonical_weights(word.strip()) for word in (weights or "").split(",") if word.strip()]
     written = write_archive(place, name, out or Path(f"{name}.tar.gz"), wanted)
     if written.left_out:
         complain([f"left out, since they are not trained yet: {', '.join(written.left_out)}"])

@@ -24,6 +24,7 @@ from orchestration.cli.foreign import (
     WidthFlag,
     judge_foreign,
 )
+from orchestration.cli.judging import ProtocolFlag, deviating, judged, note, protocols_of, rows_of
 from orchestration.cli.keeping import export_sweep, import_sweep
 from orchestration.cli.shared import (
     DEFAULT_STORE,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ham_core.protocol import Evaluation
     from orchestration.runner import Resources
     from orchestration.store import Store
+    from orchestration.sweep import Sweep
     from orchestration.tracking import Job
 
 WeightsFlag = Annotated[str, typer.Option("--weights", metavar="LIST", help="Names of kept weights.")]
@@ -186,12 +188,17 @@ def evaluate(
     title: TitleFlag = None,
     threat: ThreatFlag = None,
     device: DeviceFlag = None,
+    protocol: ProtocolFlag = None,
 ) -> int:
     """Attack trained weights, several trials at once. What was attacked before is not attacked again; nothing is trained."""
     from orchestration.results import doubtful, results_of
     from orchestration.runner import Resources, run_evaluations
 
     if checkpoint is not None or model is not None:
+        if protocol is not None:
+            raise RequestError(
+                "ham evaluate: --protocol judges trials; of a model that is no trial give --epsilon and --attack"
+            )
         if trials or profile is not None or settings or curve:
             raise RequestError(
                 "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --profile, --set and "
@@ -236,19 +243,28 @@ def evaluate(
         _refuse_beside_curve(
             {"--attack": attack, "--gpus-per-trial": gpus, "--concurrent": concurrent, "--address": address}
         )
-    wanted = evaluations("clean" if curve else attack or ATTACKS, weights)
-    jobs = _trained(_jobs(place, trials or (), sweep, profile, settings or (), wanted), place)
+    wanted = evaluations("clean" if curve or protocol else attack or ATTACKS, weights)
+    asked, planned = _jobs(place, trials or (), sweep, profile, settings or (), wanted)
+    protocols = []
+    if protocol is not None:
+        protocols = protocols_of(protocol, attack, weights != KEPT_WEIGHTS, curve, planned)
+        asked = judged(asked, protocols)
+    jobs = _trained(asked, place)
+    complain(deviating(jobs, protocols))
     if curve:
         return _curves(jobs, place, resources, as_json)
     outcome = run_evaluations(
         jobs, place, address_of_mlflow, resources=resources, console=console(stderr=True)
     )
     _complain_of(outcome)
+    if protocols and not outcome.tracking:
+        note(planned, protocols, address_of_mlflow, place)
     rows = results_of(jobs, place)
+    shown = rows_of(jobs, rows, protocols) if protocols else rows
     if as_json:
-        emit({"evaluations": rows})
+        emit({"evaluations": shown})
     else:
-        _print_results(rows)
+        _print_results(shown)
     complain(doubtful(rows))
     return outcome.exit_code
 
@@ -296,8 +312,8 @@ def _jobs(
     profile: str | None,
     sets: Sequence[str],
     wanted: Sequence[Evaluation],
-) -> list[Job]:
-    """The trials that were asked for, with the evaluations that were asked for."""
+) -> tuple[list[Job], Sweep | None]:
+    """The trials that were asked for, with the evaluations that were asked for; and their sweep."""
     from orchestration.tracking import Single
 
     if (sweep is None) == (not prefixes):
@@ -308,10 +324,10 @@ def _jobs(
             f"ham evaluate: {given} changes the trials of a sweep; give it with --sweep FILE, or leave it out"
         )
     if sweep is not None:
-        planned = wanted_sweep(sweep, store, profile, sets).trials
-        return [replace(one, evaluations=tuple(wanted)) for one in planned if one.grids]
+        found = wanted_sweep(sweep, store, profile, sets)
+        return [replace(one, evaluations=tuple(wanted)) for one in found.trials if one.grids], found
     folders = {folder.path.name: folder for folder in map(store.find, prefixes)}
-    return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()]
+    return [Single(folder.trial(), identity, tuple(wanted)) for identity, folder in folders.items()], None
 
 
 def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
@@ -335,7 +351,8 @@ def _trained(jobs: Sequence[Job], store: Store) -> list[Job]:
         absent = sorted({one.weights for one in job.evaluations} - set(kept))
         place = store.folder(job.fingerprint).path / "weights"
         problems += [
-            f"{run_name(job)}: weights '{name}' were not kept; kept: {', '.join(kept)}; there is no {place / name}.pt"
+            f"{run_name(job)}: weights '{name}' were not kept; kept: {', '.join(kept)}; there is no {place / name}.pt; to "
+            "train it again and keep them, name them under weights: or judge: in the sweep and run ham sweep"
             for name in absent
         ]
     if problems:
@@ -354,11 +371,13 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
     from orchestration.live import percent
 
     shown = []
+    under = ("protocol",) if any("protocol" in row for row in rows) else ()
     for row in rows:
         prefix = f"{row['weights']}/{row['attack_name']}"
         numbers = [percent(row["metrics"][f"{prefix}/{word}"]) for word in ("avg", "worst")]
-        shown.append((row["name"], row["weights"], row["attack_name"], *numbers))
-    grid(("trial", "weights", "attack", "avg", "worst"), shown)
+        named = (*(row[word] for word in under), row["name"], row["weights"], row["attack_name"])
+        shown.append((*named, *numbers))
+    grid((*under, "trial", "weights", "attack", "avg", "worst"), shown)
 
 
 def _complain_of(outcome: Any) -> None:
