@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ham_core.errors import RequestError, known
-from ham_core.protocol import PROTOCOLS, EvaluationAttack, Protocol, split_weights
-from ham_core.sentences import dotted, problems_of, shown
+from ham_core.protocol import PROTOCOLS, RULES, EvaluationAttack, Protocol, canonical_weights, split_weights
+from ham_core.sentences import problems_of, shown
 from ham_core.yamlfile import Document, load
 
 Say = Callable[[Sequence[Hashable], str], None]  # (path of a key below what is read, what is wrong there)
@@ -127,11 +127,11 @@ def _of_mapping(value: Mapping[Any, Any], say: Say, others: Mapping[str, Protoco
     try:
         found = Protocol.model_validate(settings)
     except ValidationError as error:
-        for problem in problems_of(error, Protocol, settings):
-            inside = (
-                f"protocol {dotted(problem.path)}: " if problem.text.startswith("Value") else "protocol: "
-            )
-            say(problem.path, f"{inside}{problem.text}")
+        told = problems_of(error, Protocol, settings)
+        for one in told:
+            deeper = any(other.path[: len(one.path)] == one.path for other in told if other is not one)
+            if not deeper or not one.path:  # a list is said to be too short because of its wrong entries
+                say(one.path, f"protocol: {one.text}")
         return None
     return None if unknown else found
 
@@ -140,7 +140,8 @@ def _inherited(base: Protocol, own: Mapping[str, Any]) -> dict[str, Any]:
     """What a protocol takes over: all but name and title; with another rule the other's weights follow it."""
     found = base.model_dump(exclude={"name", "title"})
     rule = own.get("rule")
-    if isinstance(rule, str) and "weights" not in own:
+    rule = canonical_weights(rule) if isinstance(rule, str) else rule
+    if rule in RULES and "weights" not in own:
         kept = [(name, *split_weights(name)) for name in base.weights]
         found["weights"] = [
             name if old != base.rule else f"{rule}_{average}" if average else rule

@@ -4,6 +4,7 @@
     published.py   values printed in papers (reports/published/*.yaml)
     collect.py     runs -> trials with their protocol -> a tidy data frame
     statistics.py  mean and interval of a cell
+    judging.py     what a table shows of trials that are judged under a protocol
     tables.py      spec + trials -> Table, the one object all formats are rendered from
     figures.py     spec + trials -> drawings
     render/        Markdown, LaTeX, CSV, HTML
@@ -33,20 +34,38 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    protocols: Sequence[str] = (),
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
 
-    return build_reports(uri=uri, out=out, names=names, formats=formats, sweep=sweep, partial=partial)
+    return build_reports(
+        uri=uri,
+        out=out,
+        names=names,
+        formats=formats,
+        sweep=sweep,
+        partial=partial,
+        protocols=protocols,
+    )
 
 
 def explain(
-    *, uri: str, store: str | Path, table: str, row: str, column: str, sweep: str | None = None
+    *,
+    uri: str,
+    store: str | Path,
+    table: str,
+    row: str,
+    column: str,
+    sweep: str | None = None,
+    protocols: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs, seeds, checkpoints, formula, values, interval and published value behind one cell."""
     from reports.provenance import explain as explain_cell
 
-    return explain_cell(uri=uri, store=store, table=table, row=row, column=column, sweep=sweep)
+    return explain_cell(
+        uri=uri, store=store, table=table, row=row, column=column, sweep=sweep, protocols=protocols
+    )
 
 
 def names() -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
-from reports.collect import MODELS, Material, material, tidy
+from reports.collect import MODELS, Material, material, tidy, under
 from reports.comparison import published_tables
 from reports.figures import draw
 from reports.render import csv, html, latex, markdown
@@ -56,12 +56,14 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    protocols: Sequence[str] = (),
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`.
 
     Without `names`: everything that has material, for every recorded sweep (or the one named); what lacks runs is marked
     and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
-    named); a missing cell is a RequestError that names the missing trials, unless `partial`.
+    named); a missing cell is a RequestError that names the missing trials, unless `partial`. With `protocols`: only tables
+    under these, and figures where the sweep's own is one of them.
     """
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
     specs = load_specs()
@@ -72,9 +74,28 @@ def build(
     if wrong:
         raise RequestError(wrong)
     named = bool(names)
-    return write(
-        materials(uri, sweep), wanted, Path(out), formats=formats, strict=named and not partial, named=named
-    )
+    sources = restricted(materials(uri, sweep), protocols)
+    return write(sources, wanted, Path(out), formats=formats, strict=named and not partial, named=named)
+
+
+def restricted(sources: Sequence[Material], protocols: Sequence[str]) -> list[Material]:
+    """The material of these protocols alone, all of it where none is named. RequestError: one of them judges no sweep."""
+    if not protocols:
+        return list(sources)
+    known_of = {
+        source.sweep: tuple(one.name for one in source.judged) or (source.protocol,) for source in sources
+    }
+    everything = [name for names in known_of.values() for name in names]
+    problems = [
+        f"--protocol: no sweep is judged under '{name}'; {known(name, everything)}; to judge one: "
+        f"ham evaluate --sweep {next(iter(known_of))} --protocol {name}"
+        for name in protocols
+        if name not in everything
+    ]
+    if problems:
+        raise RequestError(problems)
+    found = [under(source, protocols) for source in sources]
+    return [source for source in found if source is not None]
 
 
 def materials(uri: str, sweep: str | None = None) -> list[Material]:
@@ -146,8 +167,9 @@ def write(
                 path = folder / f"{spec.name}-published.{form}"
                 _save(path, RENDERERS[form](beside).encode(), built)
                 links.append((path.name, f"{source.sweep}/{path.name}"))
-            drawing = draw(spec, source, drawn_formats) if spec.figure is not None and drawn_formats else None
-            if spec.figure is not None and drawn_formats:
+            draws = spec.figure is not None and drawn_formats and source.drawn
+            drawing = draw(spec, source, drawn_formats) if draws else None
+            if draws:
                 for form in drawn_formats:
                     path = folder / "figures" / f"{spec.name}.{form}"
                     if drawing is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestration.tracking import MODELS, Sweep
@@ -16,6 +16,7 @@ from orchestration.tracking import MODELS, Sweep
 if TYPE_CHECKING:
     import pandas
 
+    from ham_core.protocol import Protocol as Judging
     from orchestration.tracking import Run
 
 # Settings that decide whether two results may stand in one column, and how they are written.
@@ -137,9 +138,13 @@ def scalar(text: str) -> Any:
 
 
 def trials_of(sweep: Sweep, runs: Iterable[Run]) -> tuple[Trial, ...]:
-    """The sweep's planned trials in their order, each with its run. Runs the plan no longer names are left out."""
+    """The sweep's planned trials in their order, each with its run. Runs the plan no longer names are left out.
+
+    A trial of several sweeps has the protocol of this one, whichever recorded it last.
+    """
     best: dict[str, Run] = {}
-    for run in runs:
+    own = {"protocol": sweep.protocol} if sweep.protocol else {}
+    for run in (replace(run, tags={**run.tags, **own}) for run in runs):
         known = best.get(run.fingerprint)
         if known is None or (run.status == "FINISHED" and known.status != "FINISHED"):
             best[run.fingerprint] = run
@@ -162,12 +167,17 @@ class Material:
     """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials.
 
     `models`: other people's, which are rows at the end of its tables.
+    `protocol`: the name of its own; `judged`: all that it is judged under, empty where that is its own alone, unasked.
+    `drawn`: whether figures, which show the sweep's own protocol, are wanted.
     """
 
     sweep: str
     trials: tuple[Trial, ...]
     history: Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
     models: tuple[Trial, ...] = ()
+    protocol: str = ""
+    judged: tuple[Judging, ...] = ()
+    drawn: bool = True
 
     def of_grid(self, grid: str) -> tuple[Trial, ...]:
         """The trials of one named grid."""
@@ -204,7 +214,16 @@ def material(uri: str, sweep: Sweep) -> Material:
     guests = tracking.read_models(uri, sweep.name) if sweep.name != MODELS else []
     planned = tracking.planned_models([run.tags for run in guests])
     models = trials_of(Sweep(sweep.name, "", (), planned), guests)
-    return Material(sweep.name, trials, history, models)
+    return Material(sweep.name, trials, history, models, sweep.protocol, sweep.judged)
+
+
+def under(source: Material, names: Sequence[str]) -> Material | None:
+    """The material of these protocols alone; None where the sweep is judged under none of them."""
+    kept = tuple(protocol for protocol in source.judged if protocol.name in names)
+    own = source.protocol in names
+    if not kept and not (own and not source.judged):
+        return None
+    return replace(source, judged=kept, drawn=own)
 
 
 def series_of(frame: pandas.DataFrame, by_run: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:

@@ -18,6 +18,7 @@ Texts = Sequence[str]
 class Marked:
     """The marks of heads, rows and cells, the footnotes behind them, and what holds everywhere."""
 
+    heading: tuple[str, ...]
     heads: tuple[tuple[str, ...], ...]
     rows: tuple[tuple[str, ...], ...]
     cells: tuple[tuple[tuple[str, ...], ...], ...]
@@ -38,18 +39,22 @@ class _Footnotes:
 
 
 def marked(
-    cells: Sequence[Sequence[Texts]], shown: Sequence[Sequence[bool]], rows: Sequence[Texts]
+    cells: Sequence[Sequence[Texts]],
+    shown: Sequence[Sequence[bool]],
+    rows: Sequence[Texts],
+    heading: Texts = (),
 ) -> Marked:
     """Where each remark is marked.
 
     cells [row][column]: the remarks of each; shown: whether the cell prints a number, since an empty one holds no remark back;
-    rows: the remarks on whole rows.
+    rows: the remarks on whole rows; heading: those on what the table as a whole is.
     """
     width = len(cells[0]) if cells else 0
     columns = [[line[c] for line, seen in zip(cells, shown, strict=True) if seen[c]] for c in range(width)]
     everywhere = _common([texts for column in columns for texts in column])
     of_column = [[text for text in _common(column) if text not in everywhere] for column in columns]
     footnotes = _Footnotes()
+    above = footnotes.of(heading)
     heads = tuple(footnotes.of(texts) for texts in of_column)
     row_marks, cell_marks = [], []
     for texts, line, seen in zip(rows, cells, shown, strict=True):
@@ -57,11 +62,12 @@ def marked(
         hoisted = [{*everywhere, *of_column[c]} if seen[c] else set() for c in range(width)]
         cell_marks.append(
             tuple(
-                footnotes.of([text for text in own if text not in above])
-                for own, above in zip(line, hoisted, strict=True)
+                footnotes.of([text for text in own if text not in said])
+                for own, said in zip(line, hoisted, strict=True)
             )
         )
     return Marked(
+        above,
         heads,
         tuple(row_marks),
         tuple(cell_marks),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ham_core.errors import RequestError
-from reports.builder import materials
+from reports.builder import materials, restricted
 from reports.collect import Material
 from reports.comparison import compared
-from reports.spec import Spec, chosen, load_specs
+from reports.spec import Spec, canonical, chosen, load_specs
 from reports.tables import FILE_NOTE, Head, Row, Table, tables_of
 
 RULES = {
@@ -23,9 +23,18 @@ RULES = {
 
 
 def explain(
-    *, uri: str, store: str | Path, table: str, row: str, column: str, sweep: str | None = None
+    *,
+    uri: str,
+    store: str | Path,
+    table: str,
+    row: str,
+    column: str,
+    sweep: str | None = None,
+    protocols: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The cell of `table` at `row` and `column`, in the newest sweep that plans the table (or the one named).
+
+    Of a sweep that is judged under several protocols: under the first of `protocols`, else of the sweep's.
 
     Rows and columns are found by title, label or metric name, in any case; a beginning is enough where it is unambiguous.
     """
@@ -33,7 +42,8 @@ def explain(
     if not spec.is_table:
         tables = ", ".join(name for name, other in load_specs().items() if other.is_table)
         raise RequestError(f"'{table}' is a figure; tables: {tables}")
-    return explain_cell(_source(spec, materials(uri, sweep)), spec, row, column, Path(store))
+    sources = restricted(materials(uri, sweep), protocols)
+    return explain_cell(_source(spec, sources), spec, row, column, Path(store))
 
 
 def _source(spec: Spec, sources: Sequence[Material]) -> Material:
@@ -50,7 +60,10 @@ def explain_cell(source: Material, spec: Spec, row: str, column: str, store: Pat
     """`explain` on material that is already read."""
     tables = tables_of(spec, source)
     problems: list[str] = []
-    heads = [(head.full, head.title, *head.metric.split(" + ")) for head in tables[0].columns]
+    heads = [
+        (head.full, head.title, *_metrics(index, tables)) for index, head in enumerate(tables[0].columns)
+    ]
+    column = canonical(column)
     try:
         c = match(column, heads, f"column of table '{spec.name}'")
     except RequestError as error:
@@ -63,8 +76,15 @@ def explain_cell(source: Material, spec: Spec, row: str, column: str, store: Pat
     if problems:
         raise RequestError(problems)
     places = [(table, r) for table in tables for r, found in enumerate(table.rows) if _names(found) == names]
+    places = [(table, r) for table, r in places if table.columns[c].metric == column] or places
     place, r = next(((table, r) for table, r in places if table.cells[r][c].text), places[0])
     return _answer(spec, place, r, c, store)
+
+
+def _metrics(index: int, tables: Sequence[Table]) -> list[str]:
+    """The names of a column's metrics, which differ where tables are judged under different protocols."""
+    columns = [table.columns[index] for table in tables if index < len(table.columns)]
+    return list(dict.fromkeys(name for head in columns for name in head.metric.split(" + ")))
 
 
 def _names(row: Row) -> tuple[str, ...]:
@@ -97,9 +117,13 @@ def match(asked: str, options: Sequence[Sequence[str]], what: str) -> int:
 
 def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, Any]:
     cell, head, row = table.cells[r][c], table.columns[c], table.rows[r]
-    column = (spec.columns[c] if spec.columns else spec.shown[0]).of_average(row.average)
+    column = (spec.columns[c] if spec.columns else spec.shown[0]).model_copy(
+        update={"metric": tuple(head.metric.split(" + "))}  # under a protocol not what the spec says
+    )
+    column = column.of_average(row.average)
     weights = column.weights
     file = next((value.file for value in cell.values if value.file), "")
+    judged = {"judged_under": table.judge.name} if table.judge is not None else {}
     return {
         "table": table.name,
         "sweep": table.sweep,
@@ -122,6 +146,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "waits_for": cell.waits,
         "formula": head.formula,
         "protocol": table.protocol,
+        **judged,
         "selection": FILE_NOTE.format(file=file) if file else _rule(weights),
         "runs": [
             {
@@ -141,7 +166,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "seeds": [value.seed for value in cell.values if not value.file],
         "values": [value.value for value in cell.values],
         "published": _published(spec, table, row, head),
-        "footnotes": [*cell.remarks, *row.remarks],
+        "footnotes": [*cell.remarks, *row.remarks, *table.deviations],
     }
 
 

@@ -12,11 +12,20 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ham_core import yamlfile
 from ham_core.errors import RequestError, known
 from ham_core.metrics import STATISTICS
+from ham_core.protocol import canonical_weights
 
 FOLDER = Path(__file__).parent / "specs"
 RESULT = re.compile(
@@ -39,7 +48,16 @@ def _metric(name: str) -> str:
             f"'{name}' is no metric name; write <weights>/<attack>/<statistic> such as best/pgd20/worst "
             f"(statistics: {', '.join(STATISTICS)}, or a class such as 03_cat), or a series such as train/passes/forward"
         )
-    return name
+    return canonical(name)
+
+
+def canonical(name: str) -> str:
+    """A metric's one name: `best_avg/pgd20/worst` is `best/pgd20/worst`."""
+    weights, slash, rest = name.partition("/")
+    return f"{canonical_weights(weights)}{slash}{rest}"
+
+
+Metric = Annotated[str, AfterValidator(canonical)]
 
 
 class Trials(Part):
@@ -173,7 +191,7 @@ class ReferenceColumn(Part):
     attack: str
     checkpoint: str | None = None
     printed: str | None = None
-    beside: str | None = None  # our metric that it stands next to, where it measures the same thing
+    beside: Metric | None = None  # our metric that it stands next to, where it measures the same thing
 
 
 class ReferenceRow(Part):
@@ -224,7 +242,7 @@ class ClassBars(Part):
     """Class-wise accuracy of each method, one panel per attack."""
 
     kind: Literal["class_bars"]
-    weights: str = "best"
+    weights: Metric = "best"
     attacks: tuple[str, ...] = ("clean", "pgd20")
 
 
@@ -232,8 +250,8 @@ class Pareto(Part):
     """Every trial as a point; the front holds the trials that no other beats in both."""
 
     kind: Literal["pareto"]
-    x: str
-    y: str
+    x: Metric
+    y: Metric
     x_title: str
     y_title: str
 
@@ -242,7 +260,7 @@ class Series(Part):
     """A metric over the epochs: mean over seeds, band = its interval."""
 
     kind: Literal["series"]
-    metric: str
+    metric: Metric
     y_title: str
 
 
@@ -250,7 +268,7 @@ class Panel(Part):
     """One axis of a sensitivity plot."""
 
     title: str
-    metric: str
+    metric: Metric
 
 
 class Sensitivity(Part):

@@ -1,8 +1,8 @@
 """A spec and a sweep's trials -> Table: rows, columns and cells that every format renders.
 
 A cell is a statistic over the trials that share everything but the seed. Trials of different protocols never share a
-column: they go to separate tables. A cell that lacks seeds is marked with its n; a cell without any is empty and says what
-it waits for.
+column: they go to separate tables, and trials that are judged under several have a table for each (reports/judging.py).
+A cell that lacks seeds is marked with its n; a cell without any is empty and says what it waits for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ham_core.errors import RequestError, known
 from reports.collect import ABSENT, MODELS, Material, Protocol, Trial, protocol_of, readable
 from reports.footnotes import marked
+from reports.judging import Judge
 from reports.spec import Better, Column, Entry, Spec
 from reports.statistics import LEVEL, Estimate, student_t, wilson, worst
 
@@ -127,6 +128,8 @@ class Table:
     machine: bool = False
     part: int = 0  # > 0 when trials of several protocols made several tables
     refused: tuple[str, ...] = ()  # models of other people that are no rows of it, and why
+    judge: Judge | None = None  # the protocol that its numbers are judged under, where the sweep asks for any
+    deviations: tuple[str, ...] = ()  # from that protocol, of all its trials; footnotes of the heading
 
     @property
     def full_title(self) -> str:
@@ -157,7 +160,8 @@ class _Line:
 
 
 def tables_of(spec: Spec, material: Material) -> list[Table]:
-    """One Table per protocol found among the spec's trials; RequestError when the sweep cannot feed the spec."""
+    """One Table per protocol found among the spec's trials, and per protocol that the sweep is judged under; RequestError when
+    the sweep cannot feed the spec."""
     trials = material.of_grid(spec.trials.grid)
     if not trials:
         raise RequestError(
@@ -169,7 +173,11 @@ def tables_of(spec: Spec, material: Material) -> list[Table]:
         from reports.ranking import ranked  # which builds its cells with this module
 
         return [ranked(spec, material, groups)]
-    tables = [_table(spec, material, protocol, members) for protocol, members in groups]
+    judging = material.judged if any(column.accuracy for column in spec.columns) else ()
+    judges: list[Judge | None] = [Judge(one) for one in judging] or [None]
+    tables = [
+        _table(spec, material, protocol, members, judge) for judge in judges for protocol, members in groups
+    ]
     if takes_models(spec):
         refused = refusals(material.models, [members for _, members in groups])
         tables[0] = replace(tables[0], refused=refused)
@@ -326,16 +334,22 @@ def name_of(trial: Trial) -> str:
     return " ".join(part for part in (trial.label, values, f"seed {trial.seed}") if part)
 
 
-def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Sequence[Trial]) -> Table:
+def _table(
+    spec: Spec,
+    material: Material,
+    protocol: Protocol | None,
+    trials: Sequence[Trial],
+    judge: Judge | None = None,
+) -> Table:
     lines = lines_of(spec, trials)
     seeds = sorted({trial.seed for line in lines for trial in line.trials if not trial.file})
     guests = [model for model in material.models if takes_models(spec) and not why_not(model, trials)]
     lines += [_Line(Row(one.label, one.title, one.label), one.label, [one]) for one in guests]
-    heads = [head_of(column) for column in spec.columns]
+    heads = [head_of(column if judge is None else judge.read(column, trials)) for column in spec.columns]
     below = [_baseline(spec, column, material, protocol) for column in spec.columns]
     cells = [
         [
-            cell_of(spec, column.of_average(line.row.average), line, material, base)
+            cell_of(spec, column.of_average(line.row.average), line, material, base, judge)
             for column, base in zip(spec.columns, below, strict=True)
         ]
         for line in lines
@@ -350,14 +364,22 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
 
     rows = _with_recipes([replace(line.row, settings=settings_of(line.trials)) for line in lines], spec)
     notes.insert(0, _seed_note(cells[: len(cells) - len(guests)], seeds))
+    heading = protocol.text if protocol is not None else "no run yet"
+    shared: tuple[str, ...] = ()
+    if judge is not None:
+        shared = judge.shared(trials)
+        heading = judge.heading(protocol)
+        for line, row in zip(lines, cells, strict=True):
+            own = tuple(text for text in judge.of(line.trials) if text not in shared)
+            row[:] = [replace(cell, remarks=(*cell.remarks, *own)) if cell.n else cell for cell in row]
     table = Table(
         name=spec.name,
         sweep=material.sweep,
-        title=spec.title,
+        title=spec.title if judge is None else f"{spec.title}, judged under {judge.name}",
         caption=spec.caption,
         question=spec.question,
         label=spec.label,
-        protocol=protocol.text if protocol is not None else "no run yet",
+        protocol=heading,
         row_title=spec.rows.title,
         rows=rows,
         columns=tuple(heads),
@@ -365,20 +387,24 @@ def _table(spec: Spec, material: Material, protocol: Protocol | None, trials: Se
         footnotes=(),
         notes=tuple(notes),
         machine=spec.machine,
+        judge=judge,
+        deviations=shared,
     )
     return with_marks(table)
 
 
 def with_marks(table: Table) -> Table:
-    """The table with its remarks as footnotes and notes."""
+    """The table with its remarks as footnotes and notes; what its trials deviate in is marked at its heading."""
     found = marked(
         [[cell.remarks for cell in line] for line in table.cells],
         [[bool(cell.text) for cell in line] for line in table.cells],
         [row.remarks for row in table.rows],
+        table.deviations,
     )
     first, *rest = table.notes or ("",)
     return replace(
         table,
+        protocol=f"{table.protocol}{''.join(found.heading)}",
         columns=tuple(
             replace(head, marks=marks) for head, marks in zip(table.columns, found.heads, strict=True)
         ),
@@ -529,13 +555,18 @@ def over_images(column: Column, value: float, metrics: Mapping[str, float]) -> E
 
 
 def cell_of(
-    spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]
+    spec: Spec,
+    column: Column,
+    line: _Line,
+    material: Material,
+    baseline: Mapping[int, float],
+    judge: Judge | None = None,
 ) -> Cell:
     """The column's statistic over the trials of a row, or of one model of other people."""
     file = line.trials[0].file if line.trials else ""
     if file:
         return _cell_of_model(spec, column, line, material, file)
-    return _cell_of_trials(spec, column, line, material, baseline)
+    return _cell_of_trials(spec, column, line, material, baseline, judge)
 
 
 def _cell_of_model(spec: Spec, column: Column, line: _Line, material: Material, file: str) -> Cell:
@@ -552,13 +583,26 @@ def _cell_of_model(spec: Spec, column: Column, line: _Line, material: Material, 
 
 
 def _cell_of_trials(
-    spec: Spec, column: Column, line: _Line, material: Material, baseline: Mapping[int, float]
+    spec: Spec,
+    column: Column,
+    line: _Line,
+    material: Material,
+    baseline: Mapping[int, float],
+    judge: Judge | None = None,
 ) -> Cell:
     expected = max(len({trial.seed for trial in line.trials}), spec.min_seeds)
-    found = [(trial, value_of(column, trial, material, baseline)) for trial in line.trials]
+    asked = column
+    found = [
+        (trial, value_of(column if judge is None else judge.read(column, [trial]), trial, material, baseline))
+        for trial in line.trials
+    ]
     present = [(trial, value) for trial, value in found if value is not None]
     absent = [trial for trial, value in found if value is None]
+    if judge is not None:
+        column = judge.read(asked, [trial for trial, _ in present] or line.trials)
     waits, missing = _waits(column, line, absent, len(present), expected)
+    if not present and judge is not None and judge.lacks(asked):
+        return Cell(expected=expected, remarks=(f"{judge.name} has no attack {asked.attack}.",))
     if not present:
         return _remarked(Cell(expected=expected, waits=waits, missing=missing))
     trials, values = [trial for trial, _ in present], [value for _, value in present]

@@ -35,6 +35,12 @@ from orchestration.cli.shared import (
 )
 
 FORMATS = ("md", "tex", "csv", "html")
+UnderFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", metavar="LIST", help="Only under these protocols. [default: all of the sweep]"
+    ),
+]
 BEST_FIRST = "best/pgd20/worst"  # the UI opens with the trials sorted by it
 READY_SECONDS = 60
 
@@ -63,6 +69,7 @@ def report(
     sweep: SweepFlag = None,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
+    protocol: UnderFlag = None,
 ) -> int:
     """Build tables and figures from what is recorded, and one self-contained HTML page."""
     import reports
@@ -87,6 +94,7 @@ def report(
         formats=chosen,
         sweep=sweep,
         partial=partial,
+        protocols=_words(protocol),
     )
     if built.shown:
         print(built.shown)
@@ -115,6 +123,7 @@ def explain(
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     as_json: JsonFlag = False,
+    protocol: UnderFlag = None,
 ) -> None:
     """What stands behind one cell of a table; or why a trial is missing or trains again, and how two trials differ."""
     if column is None:
@@ -126,12 +135,22 @@ def explain(
         raise RequestError("ham explain: --against compares two trials; a cell is TABLE ROW COLUMN")
     place = open_store(store, must_exist=uri is None)
     answer = reports.explain(
-        uri=tracking_uri(uri, place), store=place.path, table=table, row=row, column=column, sweep=sweep
+        uri=tracking_uri(uri, place),
+        store=place.path,
+        table=table,
+        row=row,
+        column=column,
+        sweep=sweep,
+        protocols=_words(protocol),
     )
     if as_json:
         emit(answer)
     else:
         print("\n".join(_lines(answer)))
+
+
+def _words(text: str | None) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
 
 
 def _one_of(second: str | None, against: str | None) -> str | None:

@@ -205,7 +205,7 @@ def evaluate(
                 "--curve out"
             )
         entry = None if weights == KEPT_WEIGHTS else weights
-        asked = Asked(
+        foreign = Asked(
             checkpoint=checkpoint,
             model=model,
             width=width,
@@ -222,7 +222,7 @@ def evaluate(
             threads=threads,
         )
         place = open_store(store)
-        rows, problem = judge_foreign(asked, place, tracking_uri(uri, place))
+        rows, problem = judge_foreign(foreign, place, tracking_uri(uri, place))
         if as_json:
             emit({"evaluations": rows})
         else:
