@@ -133,13 +133,14 @@ class EvaluationAttack(Frozen):
 
 def _as_word(radius: float) -> str:
     """8/255 -> `8_255`, 0.5 -> `0_5`: letters that a metric's name may hold."""
-    return re.sub(r"[^a-z0-9]+", "_", radius_in_words(radius))
+    levels = _levels(radius)
+    return f"{levels}_255" if levels else re.sub(r"[^a-z0-9]+", "_", f"{radius:.10g}")
 
 
 def radius_in_words(radius: float) -> str:
-    """`8/255` where it is a whole number of pixel steps, else `0.031`."""
-    levels = _levels(radius)
-    return f"{levels}/255" if levels else f"{radius:.10g}"
+    """`8/255` for a whole number of pixel steps, unless it is as short without: `0.2`, `0.031`."""
+    plain = f"{radius:.10g}"
+    return f"{_levels(radius)}/255" if _levels(radius) and len(plain) > len("0.031") else plain
 
 
 def _levels(radius: float) -> int:
@@ -325,7 +326,8 @@ class Protocol(Frozen):
         """What a trial that is trained under it has: the images of its selection, and the radius if that is L-infinity."""
         found: dict[str, Any] = {"selection.on": self.on}
         if self.epsilon is not None and self.norm == "linf":
-            found["epsilon"] = radius_in_words(self.epsilon) if _levels(self.epsilon) else self.epsilon
+            words = radius_in_words(self.epsilon)
+            found["epsilon"] = words if "/" in words else self.epsilon
         return found
 
     def evaluations(self, trial: Trial) -> list[Evaluation]:

@@ -14,7 +14,10 @@ from ham_core.protocol import (
     PROTOCOLS,
     Evaluation,
     EvaluationAttack,
+    Protocol,
+    canonical_weights,
     evaluation_fingerprint,
+    read_evaluations,
     split_weights,
 )
 
@@ -169,3 +172,105 @@ def test_protocols_say_what_is_selected_on_and_which_weights_count() -> None:
     assert PROTOCOLS["ham-paper"].settings == {"selection.on": "test", "epsilon": 0.031}
     assert PROTOCOLS["cfa-paper"].settings == {"selection.on": "test", "epsilon": "8/255"}
     assert PROTOCOLS["cfa-paper"].weights == ("best_sum", "last")
+
+
+def test_a_protocol_says_all_of_it() -> None:
+    assert PROTOCOLS["cfa-paper"].model_dump(exclude={"attacks", "title"}) == {
+        "name": "cfa-paper",
+        "rule": "best_sum",
+        "on": "test",
+        "epsilon": 8 / 255,
+        "norm": "linf",
+        "normalisation": "data",
+        "weights": ("best_sum", "last"),
+    }
+    for protocol in PROTOCOLS.values():
+        assert Protocol.model_validate(protocol.record()) == protocol
+        assert [one.key for one in protocol.attacks] == ["clean", "pgd20", "cw20"]
+
+
+def test_best_avg_is_another_word_for_best() -> None:
+    words = {
+        name: canonical_weights(name) for name in ("best_avg", "best_avg_ema", "best", "best_sum_ema", "last")
+    }
+    assert list(words.values()) == ["best", "best_ema", "best", "best_sum_ema", "last"]
+    assert split_weights("best_avg_ema") == ("best", "ema")
+    found, problems = read_evaluations("clean", "best_avg,best_avg_ema")
+    assert [one.name for one in found] == ["best/clean", "best_ema/clean"]
+    assert problems == []
+    assert Protocol(name="p", rule="best_avg", weights=("best_avg_ema",)).weights == ("best", "best_ema")  # type: ignore[arg-type]
+    start = {"trial": trial().model_dump(mode="json"), "weights": "best_avg"}
+    assert trial(start_from=start).start_from == trial(start_from=start | {"weights": "best"}).start_from
+
+
+@pytest.mark.parametrize("label", ["avg", "sum", "worst"])
+def test_an_average_cannot_be_called_like_a_rule(label: str) -> None:
+    with pytest.raises(ValidationError, match=f"best_{label} is the name of a selection rule"):
+        trial(method={"objective": "at", "averaging": {"name": "ema", "label": label}})
+
+
+def test_the_weights_of_a_protocol_begin_with_those_of_its_rule() -> None:
+    made: Any = Protocol.model_validate
+    assert made({"name": "p"}).weights == ("best", "last")
+    assert made({"name": "p", "rule": "best_worst"}).weights == ("best_worst", "last")
+    assert made({"name": "p", "rule": "last"}).weights == ("last",)
+    assert made({"name": "p", "rule": "best_sum", "weights": "best_sum_ema"}).weights == (
+        "best_sum",
+        "best_sum_ema",
+    )
+
+
+def test_only_a_radius_in_l_infinity_is_that_of_a_training() -> None:
+    made: Any = Protocol.model_validate
+    assert made({"name": "p", "epsilon": 0.1, "on": "test"}).settings == {
+        "selection.on": "test",
+        "epsilon": 0.1,
+    }
+    assert made({"name": "p", "epsilon": "128/255", "norm": "l2"}).settings == {"selection.on": "validation"}
+    assert made({"name": "p", "epsilon": 1}).settings["epsilon"] == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "epsilon", "key"),
+    [
+        ("pgd20", 0.031, "pgd20"),
+        ("pgd20", 8 / 255, "pgd20_eps0_031"),
+        ("clean", 8 / 255, "clean"),
+        ({"name": "pgd20", "epsilon": "8/255"}, 8 / 255, "pgd20"),  # its own radius, which is the trial's
+        ({"name": "pgd20", "epsilon": "8/255"}, 0.031, "pgd20_eps8_255"),
+        ({"name": "pgd20", "norm": "l2", "epsilon": 0.5}, 0.5, "pgd20_l2_eps0_5"),
+        ({"name": "pgd20", "label": "strong"}, 0.2, "strong_eps0_031"),  # else two radii would share a name
+        ({"name": "pgd20", "label": "strong", "epsilon": 0.1}, 0.2, "strong"),
+        ({"name": "pgd20", "label": "strong"}, 0.031, "strong"),
+    ],
+)
+def test_an_attack_at_the_radius_of_the_trial_keeps_its_plain_name(
+    written: Any, epsilon: float, key: str
+) -> None:
+    placed = PROTOCOLS["ham-paper"].placed(attack(written), epsilon)
+    assert placed.key == key
+    own = attack(written).epsilon
+    assert written == "clean" or placed.radius(epsilon) == (0.031 if own is None else own)
+
+
+def test_a_protocol_without_a_radius_attacks_at_the_trials_and_one_in_l2_in_l2() -> None:
+    assert PROTOCOLS["standard"].placed(attack("pgd20"), 0.2) == attack("pgd20")
+    l2: Any = Protocol.model_validate({"name": "p", "norm": "l2", "epsilon": 0.3})
+    placed = l2.placed(attack("pgd20"), 0.3)
+    assert (placed.norm, placed.epsilon, placed.key) == ("l2", 0.3, "pgd20_l2_eps0_3")
+
+
+def test_evaluations_under_a_protocol_are_its_attacks_on_the_weights_that_the_trial_keeps() -> None:
+    mine: Any = Protocol.model_validate(
+        {
+            "name": "mine",
+            "rule": "best_sum",
+            "weights": ["best_sum_ema", "last_fawa"],
+            "attacks": ["clean", "pgd3"],
+        }
+    )
+    names = [one.name for one in mine.evaluations(trial())]
+    assert names == ["best_sum/clean", "best_sum/pgd3", "best_sum_ema/clean", "best_sum_ema/pgd3"]
+    plain = {one.name: one for one in PROTOCOLS["standard"].evaluations(trial(epsilon="8/255"))}
+    same = {one.name: one for one in PROTOCOLS["cfa-paper"].evaluations(trial(epsilon="8/255"))}
+    assert plain["last/pgd20"] == same["last/pgd20"]

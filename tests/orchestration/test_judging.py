@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,44 +65,64 @@ def write(folder: Path, text: str, name: str = "small") -> Path:
     return path
 
 
-def trained(path: Path, store: Path) -> Sweep:
-    """The sweep's trials trained and evaluated in this process, and recorded in MLflow."""
-    sweep = load_sweep(path)
-    tracker = tracking.Tracker(tracking.default_uri(store), store)
-    tracker.open_sweep(sweep)
-    for one in sweep.trials:
-        folder = TrialFolder.of(store, one.trial)
-        keep = disk.kept_rules(one.evaluations)
-        list(run_trial(one.trial, folder, one.evaluations, device="cpu", keep=keep))
-        tracker.sync(one, folder)
-    tracker.close_sweep("FINISHED")
-    return sweep
+Train = Callable[[Path], Sweep]
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """train(path of a sweep) -> the sweep, its trials trained and evaluated here, and recorded in `store` beside it."""
+    blank = tmp_path_factory.mktemp("blank")
+    tracking.Tracker(tracking.default_uri(blank), blank)  # making a database takes seconds
+    with contextlib.closing(sqlite3.connect(blank / "mlflow.db")) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+
+    def run(path: Path) -> Sweep:
+        sweep, store = load_sweep(path), path.parent / "store"
+        store.mkdir(exist_ok=True)
+        if not (store / "mlflow.db").exists():
+            shutil.copy(blank / "mlflow.db", store / "mlflow.db")
+        tracker = tracking.Tracker(tracking.default_uri(store), store)
+        tracker.open_sweep(sweep)
+        for one in sweep.trials:
+            folder = TrialFolder.of(store, one.trial)
+            keep = disk.kept_rules(one.evaluations)
+            list(run_trial(one.trial, folder, one.evaluations, device="cpu", keep=keep))
+            tracker.sync(one, folder)
+        tracker.close_sweep("FINISHED")
+        return sweep
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     """small.yaml, judged under three protocols, and its store."""
     folder = tmp_path_factory.mktemp("judged")
-    trained(write(folder, SWEEP + JUDGE), folder / "store")
+    train(write(folder, SWEEP + JUDGE))
     return folder
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     """The same sweep under its own protocol alone."""
     folder = tmp_path_factory.mktemp("plain")
-    trained(write(folder, SWEEP), folder / "store")
+    train(write(folder, SWEEP))
     return folder
+
+
+def copied(folder: Path, target: Path, train: Train) -> Path:
+    """A copy to be changed, recorded anew, because a record names its artifacts by their old place."""
+    shutil.copytree(folder, target)
+    for path in (target / "store").glob("mlflow.db*"):
+        path.unlink()
+    train(target / "small.yaml")
+    return target
 
 
 @pytest.fixture
-def place(plain: Path, tmp_path: Path) -> Path:
-    """A copy of it, recorded anew, to be changed."""
-    shutil.copytree(plain, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "store").glob("mlflow.db*"):
-        path.unlink()
-    trained(tmp_path / "copy" / "small.yaml", tmp_path / "copy" / "store")
-    return tmp_path / "copy"
+def place(plain: Path, tmp_path: Path, train: Train) -> Path:
+    """A copy of the sweep under its own protocol."""
+    return copied(plain, tmp_path / "copy", train)
 
 
 def report(folder: Path, *flags: str) -> tuple[dict[str, list[dict[str, str]]], str]:
@@ -223,7 +246,7 @@ def test_a_sweep_under_its_own_protocol_alone_is_told_as_before(plain: Path, jud
     assert same == text
 
 
-def test_evaluate_judges_a_trained_sweep_and_its_tables_follow(place: Path) -> None:
+def test_evaluate_judges_a_trained_sweep_and_its_tables_follow(place: Path, train: Train) -> None:
     flags = ("--store", str(place / "store"))
     words = ("evaluate", "--sweep", str(place / "small.yaml"), "--protocol", "ham-paper", *flags)
     code, out, err = ham(*words, "--json")
@@ -251,7 +274,7 @@ def test_evaluate_judges_a_trained_sweep_and_its_tables_follow(place: Path) -> N
     assert ham(*words)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in (place / "store" / "trials").rglob("*.npz")} == before
 
-    trained(place / "small.yaml", place / "store")  # the file says nothing of it, and the tables stay
+    train(place / "small.yaml")  # the file says nothing of it, and the tables stay
     assert list(report(place)[0]) == ["standard", "ham-paper"]
 
 
@@ -283,24 +306,35 @@ def test_a_trial_alone_is_judged_with_other_attacks_at_the_radius_of_the_protoco
         assert row["metrics"][f"{row['weights']}/pgd3_eps0_031/avg"] == found["avg"]
 
 
-def test_a_sweep_that_is_judged_no_longer_loses_its_tables(judged: Path, tmp_path: Path) -> None:
-    shutil.copytree(judged, tmp_path / "copy")
-    place = tmp_path / "copy"
-    for path in (place / "store").glob("mlflow.db*"):
-        path.unlink()
-    trained(place / "small.yaml", place / "store")
+def test_a_sweep_that_is_judged_no_longer_loses_its_tables(
+    judged: Path, tmp_path: Path, train: Train
+) -> None:
+    place = copied(judged, tmp_path / "copy", train)
     assert list(report(place)[0]) == ["standard", "ham-paper", "cfa-paper"]
-    trained(write(place, SWEEP + "judge: ham-paper\n"), place / "store")
+    train(write(place, SWEEP + "judge: ham-paper\n"))
     assert list(report(place)[0]) == ["standard", "ham-paper"]
-    trained(write(place, SWEEP), place / "store")
+    train(write(place, SWEEP))
     assert list(report(place)[0]) == [""]
 
 
-def test_a_protocol_of_ones_own_trains_judges_and_has_a_table(tmp_path: Path) -> None:
+def test_a_protocol_in_the_record_that_cannot_be_read_is_damage(
+    judged: Path, tmp_path: Path, train: Train
+) -> None:
+    place = copied(judged, tmp_path / "copy", train)
+    with contextlib.closing(sqlite3.connect(place / "store" / "mlflow.db")) as connection:
+        changed = connection.execute("update tags set value = '{}' where key = 'judge.ham-paper'")
+        assert changed.rowcount == 1
+        connection.commit()
+    code, _, err = ham("report", "--store", str(place / "store"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "has a protocol that cannot be read" in err
+    assert "run ham sync" in err
+
+
+def test_a_protocol_of_ones_own_trains_judges_and_has_a_table(tmp_path: Path, train: Train) -> None:
     own = "protocol: {name: mine, extends: cfa-paper, epsilon: 4/255, attacks: [clean, pgd2]}\n"
     text = (SWEEP + own + "judge: [mine, standard]\n").replace("  epsilon: 8/255\n", "")
-    sweep = trained(write(tmp_path, text), tmp_path / "store")
-    (one,) = sweep.trials
+    (one,) = train(write(tmp_path, text)).trials
     assert (one.trial.epsilon, one.trial.selection.on) == (4 / 255, "test")
     names = {evaluation.name for evaluation in one.evaluations}
     own_names = {"best_sum/clean", "best_sum/pgd2", "last/clean", "last/pgd2"}

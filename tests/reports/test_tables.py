@@ -236,3 +236,74 @@ def test_what_a_grid_varies_besides_the_method_is_never_averaged_away(store, met
         "at, lr=0.01": 2,
         "ham": 2,
     }
+
+
+def test_the_same_trials_have_a_table_per_protocol_and_what_some_rows_deviate_in_is_marked_there(
+    store, metrics
+):
+    """`best` is the rule's, pgd20 is at the protocol's radius; the spread of 8/255 trials has no share in it."""
+    from dataclasses import replace
+
+    from ham_core.protocol import PROTOCOLS
+
+    own = {"epsilon": str(8 / 255), "model.normalize": "true"}
+    for label, worst, normalize in (("at", 0.2, "true"), ("trades", 0.3, "false")):
+        found = metrics((0.9,) * 3, (0.5, 0.5, worst))
+        found |= {
+            f"best_sum/{name.partition('/')[2]}": value - 0.1
+            for name, value in found.items()
+            if name[:4] == "best"
+        }
+        found |= {"best/pgd20_eps0_031/worst": worst + 0.05}
+        store.add(label, 0, found, params=own | {"model.normalize": normalize})
+    judged = tuple(PROTOCOLS[name] for name in ("standard", "ham-paper", "cfa-paper"))
+    source = replace(store.material(), judged=judged)
+    tables = tables_of(load_specs()["ham-main"], source)
+    assert [table.judge.name for table in tables] == ["standard", "ham-paper", "cfa-paper"]
+    assert [cell(table, "at", "PGD-20 worst").mean for table in tables] == pytest.approx([20, 25, 10])
+    assert [table.columns[4].metric for table in tables] == [
+        "best/pgd20/worst",
+        "best/pgd20_eps0_031/worst",
+        "best_sum/pgd20/worst",
+    ]
+    assert (
+        cell(tables[1], "at", "CW-20 worst").waits == "at: waits for the evaluation cw20_eps0_031 of seed 0"
+    )
+    cfa = tables[2]
+    network = next(mark for mark, text in cfa.footnotes if text.startswith("The network takes pixels"))
+    assert network in cell(cfa, "trades", "PGD-20 worst").marks
+    assert network not in cell(cfa, "at", "PGD-20 worst").marks
+    shared = next(mark for mark, text in cfa.footnotes if text.startswith("Selected on held-out images"))
+    assert cfa.protocol.endswith(shared)
+    assert tables[0].protocol.startswith(
+        "digits, small_cnn, trained at ε = 8/255, 12 epochs, selected on the validation"
+    )
+
+
+def test_a_series_is_judged_under_no_protocol(digits):
+    from dataclasses import replace
+
+    from ham_core.protocol import PROTOCOLS
+
+    source = replace(digits.material(), judged=tuple(PROTOCOLS.values()))
+    (table,) = tables_of(load_specs()["passes"], source)
+    assert table.judge is None
+
+
+def test_best_avg_in_a_spec_is_best():
+    column = Column(title="t", metric=["best_avg/pgd20/worst", "best_avg_ema/clean/avg"])
+    assert column.metric == ("best/pgd20/worst", "best_ema/clean/avg")
+
+
+def test_a_trial_of_several_sweeps_has_the_protocol_of_the_one_that_is_reported(store, metrics):
+    from dataclasses import replace
+
+    from orchestration.tracking import Sweep
+    from reports.collect import trials_of
+
+    store.add("at", 0, metrics((0.9,) * 3, (0.5,) * 3))
+    runs = [replace(run, tags={"protocol": "of another"}) for run in store.runs]
+    (one,) = trials_of(Sweep("digits", "0", ("1",), tuple(store.planned), "mine"), runs)
+    assert one.protocol.get("protocol") == "mine"
+    (old,) = trials_of(Sweep("digits", "0", ("1",), tuple(store.planned)), runs)
+    assert old.protocol.get("protocol") == "of another"
