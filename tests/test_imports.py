@@ -24,6 +24,8 @@ REPORTS_MAY_IMPORT = {
     "ham_core.config",
     "ham_core.errors",
     "ham_core.yamlfile",
+    "ham_core.protocol",  # what protocols are, and what a trial deviates in: data and words
+    "ham_core.judging",
     "orchestration.tracking",
     "orchestration.sweep",
 }
