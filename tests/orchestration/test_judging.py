@@ -461,3 +461,14 @@ def test_a_profile_may_judge_otherwise(tmp_path: Path) -> None:
     assert names() == ["standard", "ham-paper"]
     assert names(profile="quick") == ["standard", "cfa-paper"]
     assert names(sets=["judge=standard"]) == ["standard"]
+
+
+def test_the_attacks_of_the_file_are_those_of_the_sweeps_own_protocol_alone(tmp_path: Path) -> None:
+    sweep = load_sweep(
+        write(tmp_path, SWEEP + "evaluate: [pgd3]\nweights: [last]\njudge: [ham-paper, standard]\n")
+    )
+    ham_paper, own = sweep.judged
+    assert ([one.key for one in own.attacks], own.weights) == (["pgd3"], ("best", "last"))
+    assert [one.key for one in ham_paper.attacks] == ["clean", "pgd20", "cw20"]
+    names = {one.name for one in sweep.trials[0].evaluations}
+    assert {name for name in names if "pgd3" in name} == {"best/pgd3", "last/pgd3"}
