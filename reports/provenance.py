@@ -166,7 +166,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "seeds": [value.seed for value in cell.values if not value.file],
         "values": [value.value for value in cell.values],
         "published": _published(spec, table, row, head),
-        "footnotes": [*cell.remarks, *row.remarks, *table.deviations],
+        "footnotes": [*table.deviations, *cell.remarks, *row.remarks],
     }
 
 
