@@ -6,6 +6,7 @@ SWEEP  ?= sweeps/digits.yaml
 PROFILE ?=
 DATA   ?=
 ARGS   ?=
+PROCESSES ?= 2#      that share the tests; 0: none but pytest itself
 KILLS  ?= 20#        of each kind, in `make faults`
 SEED   ?=
 
@@ -50,8 +51,8 @@ demo: $(STAMP) ## the whole road on the digits images: train, attack, tables, re
 	@$(HAM) sweep sweeps/digits.yaml $(SHARED)
 	@$(HAM) report $(SHARED)
 
-test: $(STAMP) ## the test suite
-	@.venv/bin/python -m pytest -q $(ARGS)
+test: $(STAMP) ## the test suite (PROCESSES= ARGS=)
+	@.venv/bin/python -m pytest -q -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 faults: $(STAMP) ## kill drivers, workers, nodes and the MLflow server in mid-sweep; are the tables the same? (KILLS= SEED=)
 	@HAM_KILLS=$(KILLS) HAM_SEED=$(SEED) .venv/bin/python -m pytest -q -s tests/faults $(ARGS)

@@ -28,7 +28,14 @@ if importlib.util.find_spec("hypothesis"):  # bare GPU machines run the `cuda` t
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the `cuda` tests where there is no GPU; torch is imported only if there are such tests."""
+    """Skip the `cuda` tests where there is no GPU; torch is imported only if there are such tests.
+
+    Where several processes share the tests (`make test`), a file stays in one of them, which makes its fixtures once, and
+    all that start Ray in the same one, since two Rays at a time would want more processors than there are.
+    """
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked:
         import torch
