@@ -5,7 +5,8 @@
     collect.py     runs -> trials with their protocol -> a tidy data frame
     statistics.py  mean and interval of a cell
     tables.py      spec + trials -> Table, the one object all formats are rendered from
-    figures.py     spec + trials -> drawings
+    figures/       spec + trials -> drawings, one file per kind
+    predictions.py per-image predictions, from the trial store
     render/        Markdown, LaTeX, CSV, HTML
     builder.py     all of it, written to a folder
     provenance.py  what stands behind one cell
@@ -33,11 +34,14 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    store: str | Path | None = None,
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
 
-    return build_reports(uri=uri, out=out, names=names, formats=formats, sweep=sweep, partial=partial)
+    return build_reports(
+        uri=uri, out=out, names=names, formats=formats, sweep=sweep, partial=partial, store=store
+    )
 
 
 def explain(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
 from reports.collect import Material, material, tidy
-from reports.figures import draw
+from reports.figures import Drawing, Lacking, drawn
 from reports.render import csv, html, latex, markdown
 from reports.spec import Spec, chosen, load_specs
 from reports.tables import Table, tables_of
@@ -54,6 +54,7 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    store: str | Path | None = None,
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`.
 
@@ -71,12 +72,17 @@ def build(
         raise RequestError(wrong)
     named = bool(names)
     return write(
-        materials(uri, sweep), wanted, Path(out), formats=formats, strict=named and not partial, named=named
+        materials(uri, sweep, store),
+        wanted,
+        Path(out),
+        formats=formats,
+        strict=named and not partial,
+        named=named,
     )
 
 
-def materials(uri: str, sweep: str | None = None) -> list[Material]:
-    """One Material per recorded sweep, newest first."""
+def materials(uri: str, sweep: str | None = None, store: str | Path | None = None) -> list[Material]:
+    """One Material per recorded sweep, newest first; with predictions where the trial store is known."""
     from orchestration import tracking
 
     found: dict[str, Sweep] = {}
@@ -88,7 +94,7 @@ def materials(uri: str, sweep: str | None = None) -> list[Material]:
         )
     if sweep is not None and sweep not in found:
         raise RequestError(f"no sweep '{sweep}' is recorded; {known(sweep, found)}")
-    return [material(uri, recorded) for name, recorded in found.items() if sweep in (None, name)]
+    return [material(uri, recorded, store) for name, recorded in found.items() if sweep in (None, name)]
 
 
 def write(
@@ -106,9 +112,11 @@ def write(
     problems: list[str] = []
     for spec in specs:
         able = [source for source in sources if spec.trials.grid in source.grids]
+        if not spec.needs_runs:  # computed, so once is enough
+            able = list(sources[:1])
         for source in able[:1] if named else able:
             plan[source.sweep].append(spec)
-        lacking = [source for source in sources if source not in able]
+        lacking = [source for source in sources if source not in able and spec.needs_runs]
         sentences = [
             f"{source.sweep}: '{spec.name}' needs grid '{spec.trials.grid}', which this sweep does not plan "
             f"(it plans: {', '.join(source.grids) or 'none'})"
@@ -146,7 +154,11 @@ def write(
                 path = folder / f"{spec.name}.{form}"
                 _save(path, RENDERERS[form](tables).encode(), built)
                 links.append((path.name, f"{source.sweep}/{path.name}"))
-            drawing = draw(spec, source, drawn_formats) if spec.figure is not None and drawn_formats else None
+            drawing, lacks = (
+                _drawn(spec, source, drawn_formats)
+                if spec.figure is not None and drawn_formats
+                else (None, "")
+            )
             if spec.figure is not None and drawn_formats:
                 for form in drawn_formats:
                     path = folder / "figures" / f"{spec.name}.{form}"
@@ -156,7 +168,7 @@ def write(
                         _save(path, drawing.files[form], built)
                         links.append((path.name, f"{source.sweep}/figures/{path.name}"))
                 if drawing is None:
-                    sentence = f"{source.sweep}/figures/{spec.name}: no finished trial with what it draws yet"
+                    sentence = f"{source.sweep}/figures/{spec.name}: {lacks}"
                     built.waiting.append(sentence)
                     if strict:
                         raise RequestError(sentence)
@@ -184,6 +196,14 @@ def write(
             )
     built.shown = _shown(results)
     return built
+
+
+def _drawn(spec: Spec, source: Material, formats: Sequence[str]) -> tuple[Drawing | None, str]:
+    """The figure, or what it waits for."""
+    try:
+        return drawn(spec, source, formats), ""
+    except Lacking as reason:
+        return None, str(reason)
 
 
 def _page(

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from reports.predictions import stored_predictions
 
 if TYPE_CHECKING:
     import pandas
 
     from orchestration.tracking import Run, Sweep
+    from reports.predictions import Predictions
 
 # Settings that decide whether two results may stand in one column, and how they are written.
 PROTOCOL = {
@@ -146,11 +151,16 @@ def trials_of(sweep: Sweep, runs: Iterable[Run]) -> tuple[Trial, ...]:
 
 @dataclass(frozen=True)
 class Material:
-    """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials."""
+    """All that reports know of one sweep.
+
+    `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials. `predictions(trial, weights, attack)`: what was
+    predicted of each test image, None where that is not stored; itself None where the trial store is not known.
+    """
 
     sweep: str
     trials: tuple[Trial, ...]
     history: Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+    predictions: Callable[[Trial, str, str], Predictions | None] | None = None
 
     def of_grid(self, grid: str) -> tuple[Trial, ...]:
         """The trials of one named grid."""
@@ -167,8 +177,8 @@ class Material:
         return tuple(dict.fromkeys(trial.label for trial in self.trials))
 
 
-def material(uri: str, sweep: Sweep) -> Material:
-    """Read one sweep's runs; series are read when first asked for."""
+def material(uri: str, sweep: Sweep, store: str | Path | None = None) -> Material:
+    """Read one sweep's runs; series, and predictions from the trial store at `store`, are read when first asked for."""
     from orchestration import tracking
 
     trials = trials_of(sweep, tracking.read_trials(uri, sweep.name))
@@ -184,7 +194,8 @@ def material(uri: str, sweep: Sweep) -> Material:
             cache[key] = {} if frame is None else series_of(frame, by_run)
         return cache[key]
 
-    return Material(sweep.name, trials, history)
+    predictions = None if store is None else partial(stored_predictions, Path(store))
+    return Material(sweep.name, trials, history, predictions)
 
 
 def series_of(frame: pandas.DataFrame, by_run: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:

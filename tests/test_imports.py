@@ -22,6 +22,7 @@ REPORTS_MAY_IMPORT = {
     "ham_core.metrics",
     "ham_core.config",
     "ham_core.errors",
+    "ham_core.folder",
     "ham_core.yamlfile",
     "orchestration.tracking",
     "orchestration.sweep",

@@ -87,6 +87,7 @@ def report(
         formats=chosen,
         sweep=sweep,
         partial=partial,
+        store=place.path,
     )
     if built.shown:
         print(built.shown)

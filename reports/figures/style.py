@@ -1,0 +1,218 @@
+"""How every figure looks, and how it becomes a file: the same bytes for the same numbers.
+
+Colours are those of Okabe and Ito (2008), told apart by all common kinds of colour vision; markers, hatches and line styles
+repeat the distinction for readers of grey prints. Heat maps use a scale whose lightness only falls.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+INK, GRID, MUTED, PAPER = (
+    "#1c1e21",
+    "#d7dade",
+    "#6b7075",
+    "#fefefe",
+)  # the page replaces them by its own, light or dark
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c6d1f", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "++", "oo")
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+PERCENT = 100.0
+COLUMN, PAGE = 3.35, 7.0  # inches: one column of a two-column paper, and both
+SEQUENTIAL = ("#f7f4e9", "#c9dcc3", "#86bcb0", "#4a93a5", "#2a6690", "#1d3c6b", "#0f1b3d")  # light to dark
+LEGEND_COLUMNS = 4
+LEGEND_SIZE = 8.0  # points
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn, everywhere alike."""
+
+    color: str
+    marker: str
+    hatch: str
+    dash: Any
+
+
+def turns(count: int) -> list[Style]:
+    """The first styles. Where there are more lines than colours a colour comes again with another marker and hatch."""
+    return [
+        Style(
+            PALETTE[index % len(PALETTE)],
+            MARKERS[(index + index // len(PALETTE)) % len(MARKERS)],
+            HATCHES[(index + index // len(PALETTE)) % len(HATCHES)],
+            DASHES[index % len(DASHES)],
+        )
+        for index in range(count)
+    ]
+
+
+def context() -> Any:
+    """matplotlib's settings for the time of a drawing."""
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 8.5,
+            "axes.titlesize": 9,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 8.5,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.linewidth": 0.7,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "grid.color": GRID,
+            "grid.linewidth": 0.6,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "legend.frameon": False,
+            "legend.fontsize": LEGEND_SIZE,
+            "lines.linewidth": 1.5,
+            "hatch.linewidth": 0.6,
+            "svg.hashsalt": "ham-sweeps",
+            "svg.fonttype": "path",
+            "pdf.fonttype": 42,
+            "figure.dpi": 100,
+        }
+    )
+
+
+def new_figure() -> Figure:
+    """An empty figure whose parts make room for each other."""
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained")
+
+
+def saved(figure: Figure, form: str) -> bytes:
+    """Bytes without date or version, so that equal numbers give equal files."""
+    stream = io.BytesIO()
+    options: dict[str, Any] = {
+        "svg": {"metadata": {"Date": None, "Creator": None}, "transparent": True},
+        "pdf": {
+            "metadata": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+            "transparent": True,
+        },
+        "png": {"metadata": {"Software": None}, "dpi": 200, "facecolor": "white"},
+    }[form]
+    figure.savefig(stream, format=form, **options)
+    return stream.getvalue()
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend above all panels, in as many columns as the width of the figure has room for."""
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=_columns(labels, figure.get_size_inches()[0] * 72),
+        handlelength=2.4,
+        columnspacing=1.6,
+    )
+
+
+def _columns(labels: Sequence[str], room: float) -> int:
+    """The most columns, four at most, that stay within `room` points."""
+    widths = [text_width(label) for label in labels]
+    for columns in range(min(len(labels), LEGEND_COLUMNS), 1, -1):
+        rows = -(-len(labels) // columns)
+        widest = [max(widths[first : first + rows]) for first in range(0, len(labels), rows)]
+        # beside each label: its line (2.4 em), the gap to it (0.8 em) and to the next column (1.6 em)
+        if sum(widest) + len(widest) * 4.8 * LEGEND_SIZE <= room:
+            return columns
+    return 1
+
+
+def text_width(text: str, size: float = LEGEND_SIZE) -> float:
+    """Width of a line of text in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(size=size), False)
+    return float(width)
+
+
+def sequential() -> Colormap:
+    """Light to dark, so that a grey print keeps the order."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("ham", list(SEQUENTIAL))
+
+
+def ink_on(color: Sequence[float]) -> str:
+    """Black or white, whichever is read better on this colour (red, green, blue in 0..1)."""
+    red, green, blue = (float(part) for part in color[:3])
+    return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "#ffffff"
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """The places moved apart as little as needed for neighbours to be `gap` apart, their order kept."""
+    order = sorted(range(len(places)), key=lambda index: (places[index], index))
+    blocks: list[list[float]] = []  # [middle, members], each block as tight as allowed
+    for index in order:
+        blocks.append([places[index], 1])
+        while len(blocks) > 1 and _top(blocks[-2], gap) + gap > _bottom(blocks[-1], gap):
+            middle, members = blocks.pop()
+            below = blocks[-1]
+            total = below[1] + members
+            blocks[-1] = [(below[0] * below[1] + middle * members) / total, total]
+    moved = [0.0] * len(places)
+    position = iter(order)
+    for middle, members in blocks:
+        for step in range(int(members)):
+            moved[next(position)] = middle + (step - (members - 1) / 2) * gap
+    return moved
+
+
+def _top(block: Sequence[float], gap: float) -> float:
+    return block[0] + (block[1] - 1) / 2 * gap
+
+
+def _bottom(block: Sequence[float], gap: float) -> float:
+    return block[0] - (block[1] - 1) / 2 * gap
+
+
+def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 7.0) -> None:
+    """Name lines at their right ends: (x, y in data, text, colour), moved apart where they would touch."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    height = axes.figure.get_size_inches()[1] * 72 * 0.7  # points, about what is left to the axes
+    moved = spread([y for _, y, _, _ in ends], (high - low) * size * 1.15 / height)
+    for (x, y, text, color), place in zip(ends, moved, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            (10, (place - y) * height / (high - low)),
+            textcoords="offset points",
+            va="center",
+            fontsize=size,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2},
+            annotation_clip=False,
+        )
