@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ham_core.metrics import class_keys
-
-SIZE_BINS = 20  # of the step sizes ‖p(x^{k+1}) - p(x^k)‖_1, which lie in [0, 2]
-SIZE_RANGE = 2.0
+from ham_core.metrics import LARGEST_SIZE, SIZE_BINS, class_keys
 
 
 class ClassLog:
@@ -42,7 +39,7 @@ class ClassLog:
         """Step sizes (n,) of hard examples and the weights (n,) they got."""
         if self.sizes is None:
             self.sizes = torch.zeros(2, SIZE_BINS, dtype=torch.float64, device=self.device)
-        bins = (sizes * (SIZE_BINS / SIZE_RANGE)).long().clamp_(0, SIZE_BINS - 1)
+        bins = ((sizes / LARGEST_SIZE).sqrt() * SIZE_BINS).long().clamp_(0, SIZE_BINS - 1)  # of size_edges()
         self.sizes.index_add_(1, bins, torch.stack([torch.ones_like(weights), weights]).double())
 
     def batch(self, y: Tensor, adv_logits: Tensor, loss: Tensor, weights: Tensor | None) -> None:

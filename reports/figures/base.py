@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from ham_core.errors import RequestError
 from reports.collect import Material, Trial
 from reports.figures.marks import Kind, Marks
 from reports.figures.style import PERCENT, Style, turns
@@ -24,6 +25,7 @@ from reports.statistics import Estimate, student_t
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from reports.predictions import Predictions
     from reports.spec import Spec
 
 NOTHING_YET = "no finished trial with what it draws yet"
@@ -72,6 +74,9 @@ class Canvas:
         str, list[Trial]
     ]  # title of a method, or of a method and setting -> trials of several seeds
     marks: Marks = field(default_factory=Marks)
+    clouds: list[Any] = field(
+        default_factory=list
+    )  # of many points: pixels in the SVG, which goes into a page
 
     @property
     def styles(self) -> dict[str, Style]:
@@ -105,6 +110,40 @@ def errors(estimates: Sequence[Estimate]) -> list[float]:
 def values_of(trials: Sequence[Trial], metric: str) -> list[float]:
     """A final metric of those trials that have it."""
     return [value for value in (trial.metric(metric) for trial in trials) if value is not None]
+
+
+def predictions_of(
+    canvas: Canvas, trials: Sequence[Trial], weights: str, attack: str
+) -> list[tuple[Trial, Predictions]]:
+    """Of those trials that have them. Lacking: the trial store is not known, or one of them is damaged in it."""
+    read = canvas.material.predictions
+    if read is None:
+        raise Lacking("the trial store (--store), which holds the predictions of single images")
+    try:
+        found = [(trial, read(trial, weights, attack)) for trial in trials]
+    except RequestError as error:
+        raise Lacking(str(error)) from None
+    return [(trial, one) for trial, one in found if one is not None]
+
+
+def no_predictions(weights: str, attack: str) -> Lacking:
+    """The sentence for a store without the evaluations that are drawn."""
+    return Lacking(f"the trial store (--store) with predictions of the {weights} weights under {attack}")
+
+
+def chosen_groups(canvas: Canvas, methods: Sequence[str] | None, most: int) -> dict[str, list[Trial]]:
+    """The groups of these method labels, all where none are named; no more than `most`, in the order of the plan."""
+    wanted = {
+        title: members
+        for title, members in canvas.groups.items()
+        if methods is None or members[0].label in methods
+    }
+    return dict(list(wanted.items())[:most])
+
+
+def all_classes(trials: Sequence[Trial]) -> list[str]:
+    """Keys of all classes of the data set."""
+    return classes_of(trials, "test/images/")
 
 
 def classes_of(trials: Sequence[Trial], prefix: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Class-wise accuracy of each method as bars, one panel per attack."""
+"""Class-wise accuracy of each method as bars, one panel per attack; as dots where there are too many methods for bars."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from reports.figures.style import INK, PAPER, Style, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MOST_BARS = 6  # of one class
 
 
 class ClassBars(FigurePart):
@@ -83,21 +85,26 @@ def grouped_bars(
         means = [estimate.mean for estimate in estimates]
         style = styles[title]
         x = [place + (index - (len(found) - 1) / 2) * width for place in places]
-        bars = axes.bar(
-            x, means, width * 0.94, facecolor=style.color, edgecolor=PAPER, hatch=style.hatch, linewidth=0
-        )
+        many = len(found) > MOST_BARS
+        if many:  # bars would be too thin for their hatches
+            (bars,) = axes.plot(x, means, style.marker, color=style.color, markersize=4.2, markeredgewidth=0)
+        else:
+            bars = axes.bar(
+                x, means, width * 0.94, facecolor=style.color, edgecolor=PAPER, hatch=style.hatch, linewidth=0
+            )
         handles[title] = bars
         series = canvas.marks.new(title, panel)
-        series.own(*bars)
+        series.own(*([bars] if many else bars))
         for left, place, estimate in zip(x, places, estimates, strict=True):
             name = class_name(classes[place])
             label = f"{title}, {name}: {interval_text(estimate.mean, estimate.low, estimate.high)}"
             box = (left - width * 0.47, 0.0, left + width * 0.47, estimate.mean)
             series.box(axes, box, name, estimate.mean, low=estimate.low, high=estimate.high, label=label)
-        axes.errorbar(x, means, errors(estimates), fmt="none", ecolor=INK, elinewidth=0.7, capsize=0)
+        look: dict[str, Any] = {"ecolor": style.color, "alpha": 0.6} if many else {"ecolor": INK}
+        axes.errorbar(x, means, errors(estimates), fmt="none", elinewidth=0.7, capsize=0, **look)
         if mark_worst:
             worst = means.index(min(means))
-            top = min(means[worst] + errors(estimates)[worst], 96)
+            top = 0 if many else min(means[worst] + errors(estimates)[worst], 96)
             axes.plot(
                 x[worst], top + 4, marker="v", color=INK, markersize=3.5, linestyle="none", clip_on=False
             )

@@ -27,7 +27,7 @@ def drawn(spec: Spec, material: Material, formats: Sequence[str] = ("svg", "png"
                 f"plan; {known(spec.trials.grid, material.grids)}"
             )
         protocol, members = by_protocol(trials, spec.rows.by)[0]
-        done = [trial for trial in members if trial.finished]
+        done = _by_value([trial for trial in members if trial.finished], spec.rows.by)
         if not done:
             raise Lacking(NOTHING_YET)
     with context():
@@ -41,7 +41,19 @@ def drawn(spec: Spec, material: Material, formats: Sequence[str] = ("svg", "png"
     )
 
 
+def _by_value(trials: list[Trial], key: str) -> list[Trial]:
+    """By rising value of the setting that makes the rows, where it is a number; else in the order of the plan."""
+    values = [trial.values.get(key) for trial in trials]
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(trials):
+        return trials
+    order = sorted(range(len(trials)), key=lambda index: numbers[index])
+    return [trials[index] for index in order]
+
+
 def _file(canvas: Canvas, form: str) -> bytes:
+    for cloud in canvas.clouds:
+        cloud.set_rasterized(form == "svg")
     content = saved(canvas.figure, form)
     return canvas.marks.into_svg(canvas.figure, content) if form == "svg" else content
 

@@ -87,8 +87,8 @@ def cloud(
     return mean
 
 
-def draw_front(axes: Axes, best: Sequence[tuple[float, float]]) -> None:
-    """The Pareto front as a dashed line with its name."""
+def draw_front(axes: Axes, best: Sequence[tuple[float, float]], *, at_end: bool = False) -> None:
+    """The Pareto front as a dashed line with its name, in its middle or right of its end."""
     axes.plot(
         [x for x, _ in best],
         [y for _, y in best],
@@ -97,8 +97,8 @@ def draw_front(axes: Axes, best: Sequence[tuple[float, float]]) -> None:
         linestyle=(0, (4, 2)),
         zorder=2,
     )
-    x, y = best[len(best) // 2]
-    axes.annotate("Pareto front", (x, y), (7, 7), textcoords="offset points", color=MUTED, fontsize=7.5)
+    place, shift = (best[-1], (8, -2)) if at_end else (best[len(best) // 2], (7, 7))
+    axes.annotate("Pareto front", place, shift, textcoords="offset points", color=MUTED, fontsize=7.5)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reports.collect import Trial
 from reports.figures.base import NOTHING_YET, Canvas, FigurePart, Lacking, errors, percent
 from reports.figures.marks import interval_text
-from reports.figures.style import MUTED, PERCENT, legend
+from reports.figures.style import MUTED, PERCENT, legend, without_title
 from reports.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 MARKED = 12  # marks along a line
+FEW = 6  # lines whose bands can be told apart
 
 
 class Series(FigurePart):
@@ -36,6 +37,7 @@ def paint(canvas: Canvas, part: Series) -> str:
     handles: dict[str, Any] = {}
     starts: set[float] = set()
     top = 0.0
+    alpha = 0.16 if len(canvas.groups) <= FEW else 0.07
     for title, members in canvas.groups.items():
         found = over_epochs(history, members)
         if not found:
@@ -55,7 +57,7 @@ def paint(canvas: Canvas, part: Series) -> str:
         )
         low = [max(0.0, mean - half) for mean, half in zip(means, halves, strict=True)]
         high = [min(PERCENT, mean + half) for mean, half in zip(means, halves, strict=True)]
-        band = axes.fill_between(x, low, high, color=style.color, alpha=0.16, linewidth=0)
+        band = axes.fill_between(x, low, high, color=style.color, alpha=alpha, linewidth=0)
         handles[title] = line
         series = canvas.marks.new(title)
         series.own(line, band)
@@ -74,7 +76,7 @@ def paint(canvas: Canvas, part: Series) -> str:
     epochs_below(axes)
     axes.grid(axis="y")
     axes.margins(x=0.02)
-    legend(figure, list(handles.values()), list(handles))
+    legend(figure, list(handles.values()), without_title(list(handles)))
     return f"{part.metric} over the epochs for {', '.join(handles)}."
 
 
