@@ -43,10 +43,9 @@ def stored_predictions(store: Path, trial: Trial, weights: str, attack: str) -> 
     from ham_core.folder import TrialFolder
 
     average = trial.metric(f"{weights}/{attack}/avg")
-    path = store / "trials" / trial.fingerprint
-    if average is None or not path.is_dir():
+    folder = TrialFolder.of(store, trial.fingerprint)
+    if average is None or not folder.path.is_dir():
         return None
-    folder = TrialFolder(path)
     for record in folder.evaluations(skip_damaged=True):
         named = (record.get("weights"), record.get("attack_name")) == (weights, attack)
         own = record.get("metrics", {}).get(f"{weights}/{attack}/avg")

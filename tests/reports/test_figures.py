@@ -230,7 +230,7 @@ def stored(tmp_path_factory):
     """A trial in a store, trained and attacked."""
     store = tmp_path_factory.mktemp("store")
     one = trial("at", epochs=1)
-    folder = TrialFolder.of(store / "trials", one)
+    folder = TrialFolder.of(store, one)
     attack = EvaluationAttack.model_validate("pgd5")
     for _ in run_trial(one, folder, [Evaluation(weights="last", attack=attack)], device="cpu"):
         pass
