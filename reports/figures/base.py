@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reports.predictions import Predictions
     from reports.spec import Spec
 
+MOST_LINES, EXTREMES = 20, 5  # classes that one plot has lines for; of more, so many at each end
 NOTHING_YET = "no finished trial with what it draws yet"
 
 
@@ -155,6 +156,15 @@ def classes_of(trials: Sequence[Trial], prefix: str) -> list[str]:
         if classes:
             return classes
     return []
+
+
+def extremes(scores: Mapping[str, float]) -> list[str]:
+    """All classes where a figure has room for their lines; else the lowest and the highest of them, in the given order."""
+    if len(scores) <= MOST_LINES:
+        return list(scores)
+    ranked = sorted(scores, key=lambda name: scores[name])
+    shown = {*ranked[:EXTREMES], *ranked[-EXTREMES:]}
+    return [name for name in scores if name in shown]
 
 
 def class_name(key: str) -> str:

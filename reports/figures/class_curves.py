@@ -21,12 +21,13 @@ from reports.figures.base import (
     all_classes,
     class_name,
     classes_of,
+    extremes,
     percent,
     values_of,
 )
 from reports.figures.marks import interval_text
 from reports.figures.sensitivity import tick
-from reports.figures.style import INK, PAGE, end_labels, turns
+from reports.figures.style import INK, PAGE, WIDE_LEGEND, legend, turns
 
 
 class ClassPanel(FigurePart):
@@ -70,51 +71,48 @@ def paint(canvas: Canvas, part: ClassCurves) -> str:
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     canvas.series_kind("lines", part.x_title, "accuracy (%)")
     classes = all_classes(canvas.trials) or classes_of(canvas.trials, f"{part.curves[0].result}/")
-    styles = dict(zip(classes, turns(len(classes)), strict=True))
-    drawn = 0
-    for axes, panel in zip(panels, part.curves, strict=True):
-        ends: list[tuple[float, float, str, str]] = []
-        for name in ["avg", *classes]:
-            found = [
-                (place, _values(canvas, panel, line.trials, name))
-                for place, line in zip(places, lines, strict=True)
+    found = [
+        {name: [_values(canvas, panel, line.trials, name) for line in lines] for name in ("avg", *classes)}
+        for panel in part.curves
+    ]
+    scores = {name: sum(map(sum, found[0][name])) for name in classes if any(found[0][name])}
+    if not scores:
+        raise Lacking(NOTHING_YET)
+    shown = extremes(scores)
+    styles = dict(zip(shown, turns(len(shown)), strict=True))
+    handles: dict[str, Any] = {}
+    for axes, panel, values_by_name in zip(panels, part.curves, found, strict=True):
+        title = _with_epochs(panel, lines[0].trials)
+        for name in ("avg", *shown):
+            own = [
+                (at, line, v) for at, line, v in zip(places, lines, values_by_name[name], strict=True) if v
             ]
-            found = [(place, values) for place, values in found if values]
-            if not found:
+            if not own:
                 continue
-            estimates = [percent(values) for _, values in found]
-            x, y = [place for place, _ in found], [estimate.mean for estimate in estimates]
-            shown = "average" if name == "avg" else class_name(name)
+            estimates = [percent(values) for _, _, values in own]
+            word = "average" if name == "avg" else class_name(name)
             look: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.8, "zorder": 4}
             if name != "avg":
                 style = styles[name]
                 look = {"color": style.color, "marker": style.marker, "markersize": 3.8, "linewidth": 1.1}
-            (drawn_line,) = axes.plot(x, y, **look)
-            series = canvas.marks.new(shown, panel.title)
-            series.own(drawn_line)
-            for place, estimate in zip(x, estimates, strict=True):
-                words = f"{shown}, {part.x_title} {tick(place)}: "
-                words += interval_text(estimate.mean, estimate.low, estimate.high)
-                series.point(axes, place, estimate.mean, low=estimate.low, high=estimate.high, label=words)
-            ends.append((x[-1], y[-1], shown, look["color"]))
-            drawn += 1
-        axes.set_title(_with_epochs(panel, lines[0].trials))
+            (drawn,) = axes.plot([at for at, _, _ in own], [estimate.mean for estimate in estimates], **look)
+            handles.setdefault(word, drawn)
+            series = canvas.marks.new(word, title)
+            series.own(drawn)
+            for (at, line, _), estimate in zip(own, estimates, strict=True):
+                label = f"{word}, {part.x_title} {tick(line.value)}: "
+                label += interval_text(estimate.mean, estimate.low, estimate.high)
+                series.point(axes, at, estimate.mean, low=estimate.low, high=estimate.high, label=label)
+        axes.set_title(title)
         axes.set_xlabel(part.x_title)
         axes.set_xticks(places, [tick(line.value) for line in lines])
         axes.grid(axis="y")
         axes.margins(x=0.04)
-        if axes is panels[-1] or count == 1:
-            _name_ends(axes, ends)
-    if not drawn:
-        raise Lacking(NOTHING_YET)
     panels[0].set_ylabel("accuracy (%)")
-    titles = ", ".join(panel.title for panel in part.curves)
-    return f"{titles}: accuracy of {len(classes)} classes against the {part.x_title}, {len(lines)} values."
-
-
-def _name_ends(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    axes.autoscale_view()
-    end_labels(axes, ends)
+    legend(figure, list(handles.values()), list(handles), WIDE_LEGEND)
+    titles = ", ".join(axes.get_title(loc="left") for axes in panels)
+    of = f"{len(shown)} of {len(scores)}" if len(shown) < len(scores) else f"{len(scores)}"
+    return f"{titles}: accuracy of {of} classes against the {part.x_title}, {len(lines)} values."
 
 
 def _values(canvas: Canvas, panel: ClassPanel, trials: Sequence[Trial], name: str) -> list[float]:

@@ -18,7 +18,7 @@ from reports.figures.base import (
     values_of,
 )
 from reports.figures.marks import interval_text
-from reports.figures.style import COLUMN, GRID, PERCENT, legend, turns
+from reports.figures.style import COLUMN, GRID, MUTED, PERCENT, legend, turns
 
 
 class Entry(FigurePart):
@@ -60,18 +60,20 @@ def paint(canvas: Canvas, part: ClassPairs) -> str:
     canvas.series_kind("points", "class", "accuracy (%)")
     for place in range(len(classes)):
         axes.axhline(place, color=GRID, linewidth=0.6, zorder=0)
+    means = [
+        [percent(values_of(trials, f"{stem}/{name}")).mean for _, stem, trials in found] for name in classes
+    ]
+    axes.hlines(range(len(classes)), list(map(min, means)), list(map(max, means)), color=MUTED, linewidth=1.2)
     handles: dict[str, Any] = {}
     for index, ((entry, stem, trials), style) in enumerate(zip(found, turns(len(found)), strict=True)):
         estimates = [percent(values_of(trials, f"{stem}/{name}")) for name in classes]
-        shift = (index - (len(found) - 1) / 2) * 0.18
-        heights = [place + shift for place in range(len(classes))]
         handle = axes.errorbar(
             [estimate.mean for estimate in estimates],
-            heights,
+            range(len(classes)),
             xerr=errors(estimates),
             color=style.color,
             marker=style.marker,
-            markersize=4.6,
+            markersize=max(6.5 - 2 * index, 3),  # the later ones smaller, so that none is hidden
             linestyle="none",
             elinewidth=0.9,
         )
@@ -80,7 +82,7 @@ def paint(canvas: Canvas, part: ClassPairs) -> str:
         handles[words] = handle
         series = canvas.marks.new(entry.title)
         series.own(handle.lines[0], *handle.lines[2])
-        for name, height, estimate in zip(classes, heights, estimates, strict=True):
+        for height, (name, estimate) in enumerate(zip(classes, estimates, strict=True)):
             label = f"{entry.title}, {class_name(name)}: "
             label += interval_text(estimate.mean, estimate.low, estimate.high)
             spot = (estimate.mean, height, estimate.mean, height)

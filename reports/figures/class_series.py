@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from reports.collect import Trial
-from reports.figures.base import Canvas, FigurePart, Lacking, all_classes, class_name
+from reports.figures.base import Canvas, FigurePart, Lacking, all_classes, class_name, extremes
 from reports.figures.series import MARKED, epochs_below
 from reports.figures.style import COLUMN, MUTED, end_labels, turns
 
@@ -32,11 +32,14 @@ def paint(canvas: Canvas, part: ClassSeries) -> str:
     figure.set_size_inches(COLUMN, 2.7)
     axes = figure.subplots()
     canvas.series_kind("lines", "epoch", part.y_title)
+    series_of = {
+        name: mean_over_epochs(canvas.material.history(f"{part.metric}/{name}"), trials) for name in classes
+    }
+    series_of = {name: means for name, means in series_of.items() if means}
+    shown = extremes({name: list(means.values())[-1] for name, means in series_of.items()})
     ends: list[tuple[float, float, str, str]] = []
-    for name, style in zip(classes, turns(len(classes)), strict=True):
-        means = mean_over_epochs(canvas.material.history(f"{part.metric}/{name}"), trials)
-        if not means:
-            continue
+    for name, style in zip(shown, turns(len(shown)), strict=True):
+        means = series_of[name]
         x, y = list(means), list(means.values())
         (line,) = axes.plot(
             x,
@@ -62,7 +65,8 @@ def paint(canvas: Canvas, part: ClassSeries) -> str:
     axes.grid(axis="y")
     axes.margins(x=0.03)
     end_labels(axes, ends)
-    return f"{part.y_title} of {len(ends)} classes over the epochs."
+    of = f"{len(ends)} of {len(series_of)}" if len(ends) < len(series_of) else f"{len(ends)}"
+    return f"{part.y_title} of {of} classes over the epochs."
 
 
 def has(trial: Trial, where: Mapping[str, Any]) -> bool:

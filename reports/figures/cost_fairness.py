@@ -7,7 +7,7 @@ from typing import Any, Literal
 from reports.collect import Material, Trial
 from reports.figures.base import NOTHING_YET, Canvas, FigurePart, Lacking
 from reports.figures.pareto import cloud, draw_front, front
-from reports.figures.style import PERCENT, legend
+from reports.figures.style import COLUMN, PERCENT, legend
 
 PASSES = ("train/passes/forward", "train/passes/input_gradient", "train/passes/weight_gradient")
 
@@ -23,9 +23,9 @@ class CostFairness(FigurePart):
 def paint(canvas: Canvas, part: CostFairness) -> str:
     """Small marks are trials, large ones means over seeds; the front holds what no other trial beats in both."""
     styles, figure = canvas.styles, canvas.figure
-    figure.set_size_inches(5.2, 3.7)
+    figure.set_size_inches(COLUMN, 2.7 + 0.09 * len(canvas.groups))  # and its legend in two columns
     axes = figure.subplots()
-    x_title = "forward and backward passes per training image and epoch"
+    x_title = "passes per training image and epoch"
     canvas.series_kind("points", x_title, part.y_title)
     everything: list[tuple[float, float]] = []
     handles: dict[str, Any] = {}

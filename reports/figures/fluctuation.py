@@ -10,7 +10,7 @@ from pydantic import Field
 
 from reports.figures.base import NOTHING_YET, Canvas, FigurePart, Lacking, chosen_groups
 from reports.figures.class_series import mean_over_epochs
-from reports.figures.series import epochs_below
+from reports.figures.series import MARKED, epochs_below
 from reports.figures.style import PAGE, PERCENT, legend, turns
 
 
@@ -54,7 +54,8 @@ def paint(canvas: Canvas, part: Fluctuation) -> str:
             absent.append(stem)
         for name, (means, style) in lines.items():
             x, y = list(means), [value * PERCENT for value in means.values()]
-            (line,) = axes.plot(x, y, color=style.color, linestyle=style.dash, linewidth=1.3)
+            marks = {"marker": style.marker, "markersize": 3.2, "markevery": max(1, len(x) // MARKED)}
+            (line,) = axes.plot(x, y, color=style.color, linestyle=style.dash, linewidth=1.3, **marks)
             handles.setdefault(name, line)
             series = canvas.marks.new(name, one.title)
             series.own(line)

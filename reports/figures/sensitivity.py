@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -61,19 +62,23 @@ def paint(canvas: Canvas, part: Sensitivity) -> str:
     figure.set_size_inches(2.55 * len(part.panels) + 0.3, 2.75)
     panels = figure.subplots(1, len(part.panels), squeeze=False)[0]
     canvas.series_kind("lines", part.x_title, "accuracy (%)")
-    labels = list(dict.fromkeys(line.row.label for line in lines))
+    label_of = _labels(lines)
+    labels = list(dict.fromkeys(label_of.values()))
     shown = list(dict.fromkeys(line.value for line in lines))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in shown)
     places = {value: float(value) if numeric else float(index) for index, value in enumerate(shown)}
     handles: dict[str, Any] = {}
     for axes, panel in zip(panels, part.panels, strict=True):
         for label in labels:
-            own = [(line, values_of(line.trials, panel.metric)) for line in lines if line.row.label == label]
+            own = [
+                (line, values_of(line.trials, panel.metric)) for line in lines if label_of[id(line)] == label
+            ]
             own = [(line, values) for line, values in own if values]
             if not own:
                 continue
             estimates = [percent(values) for _, values in own]
-            style, title = styles[label], own[0][0].trials[0].title
+            style = styles[label]
+            title = next(trial.title for line, _ in own for trial in line.trials if trial.label == label)
             handle = axes.errorbar(
                 [places[line.value] for line, _ in own],
                 [estimate.mean for estimate in estimates],
@@ -118,6 +123,16 @@ def paint(canvas: Canvas, part: Sensitivity) -> str:
     return (
         f"{', '.join(panel.title for panel in part.panels)} against the {part.x_title}, {len(shown)} values."
     )
+
+
+def _labels(lines: Sequence[Any]) -> dict[int, str]:
+    """The method of each line. Where every value stands once they are one method, the one that most are of: a trial that
+    another grid plans under another name keeps that name here."""
+    own = {id(line): str(line.row.label) for line in lines}
+    if len({repr(line.value) for line in lines}) < len(lines):
+        return own
+    names = list(own.values())
+    return dict.fromkeys(own, max(names, key=names.count)) if names else own
 
 
 def _baseline(canvas: Canvas, part: Sensitivity) -> list[Trial]:

@@ -13,9 +13,14 @@ from typing import Any, Literal
 from ham_core.metrics import LARGEST_SIZE, SIZE_BINS, size_edges
 from reports.collect import Material, Trial
 from reports.figures.base import Canvas, FigurePart, Lacking
-from reports.figures.style import COLUMN, PERCENT, legend, without_title
+from reports.figures.style import COLUMN, MUTED, PERCENT, legend, without_title
 
 TICKS = (0, 0.02, 0.1, 0.2, 0.4, 0.7, 1, 1.5, LARGEST_SIZE)
+
+LINEAR, LIGHTEST = (
+    6.0,
+    0.02,
+)  # weights up to the first fit a plain scale; below the second they are as good as none
 
 
 class StepSizes(FigurePart):
@@ -74,7 +79,14 @@ def paint(canvas: Canvas, part: StepSizes) -> str:
     upper.set_ylabel("hard examples (%)")
     upper.set_ylim(bottom=0)
     lower.set_ylabel("mean weight")
-    lower.set_ylim(bottom=0)
+    heaviest = max(max(line.get_ydata()) for line in handles.values())
+    if heaviest > LINEAR:  # few examples with nearly all of the weight
+        lower.set_yscale("log")
+        lower.set_ylim(LIGHTEST, heaviest * 1.6)
+        lower.yaxis.set_major_formatter("{x:g}")
+    else:
+        lower.set_ylim(bottom=0)
+    lower.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
     lower.set_xlabel(r"step size $\max_k\,\Vert p(x^{k+1}) - p(x^k)\Vert_1$")
     for axes in (upper, lower):
         # the bins are equally wide in the root of the step size

@@ -7,6 +7,7 @@ repeat the distinction for readers of grey prints. Heat maps use a scale whose l
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ PERCENT = 100.0
 COLUMN, PAGE = 3.35, 7.0  # inches: one column of a two-column paper, and both
 SEQUENTIAL = ("#f7f4e9", "#c9dcc3", "#86bcb0", "#4a93a5", "#2a6690", "#1d3c6b", "#0f1b3d")  # light to dark
 LEGEND_COLUMNS = 4
+WIDE_LEGEND = 6  # columns, of short names
 PIXELS_PER_INCH = 160  # of what is drawn as pixels in an SVG
 LEGEND_SIZE = 8.0  # points
 NUMBER = r"-?[\d.]+"
@@ -147,22 +149,22 @@ def smaller(svg: bytes) -> bytes:
     ).encode()
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend above all panels, in as many columns as the width of the figure has room for."""
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], most: int = LEGEND_COLUMNS) -> None:
+    """One legend above all panels, in as many columns as the width of the figure has room for, but `most`."""
     figure.legend(
         handles,
         labels,
         loc="outside upper center",
-        ncols=_columns(labels, figure.get_size_inches()[0] * 72),
+        ncols=_columns(labels, figure.get_size_inches()[0] * 72, most),
         handlelength=2.4,
         columnspacing=1.6,
     )
 
 
-def _columns(labels: Sequence[str], room: float) -> int:
-    """The most columns, four at most, that stay within `room` points."""
+def _columns(labels: Sequence[str], room: float, most: int = LEGEND_COLUMNS) -> int:
+    """The most columns that stay within `room` points."""
     widths = [text_width(label) for label in labels]
-    for columns in range(min(len(labels), LEGEND_COLUMNS), 1, -1):
+    for columns in range(min(len(labels), most), 1, -1):
         rows, longer = divmod(len(labels), columns)  # the first columns have one more
         sizes = [rows + (index < longer) for index in range(columns)]
         ends = list(accumulate(sizes))
@@ -202,31 +204,27 @@ def ink_on(color: Sequence[float]) -> str:
     return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "#ffffff"
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The places moved apart as little as needed for neighbours to be `gap` apart, their order kept."""
+def spread(
+    places: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
+    """The places moved apart as little as needed for neighbours to be `gap` apart, their order kept, within low and high where
+    there is room."""
     order = sorted(range(len(places)), key=lambda index: (places[index], index))
-    blocks: list[list[float]] = []  # [middle, members], each block as tight as allowed
+    blocks: list[tuple[float, int]] = []  # (middle, members), each block as tight as allowed
     for index in order:
-        blocks.append([places[index], 1])
-        while len(blocks) > 1 and _top(blocks[-2], gap) + gap > _bottom(blocks[-1], gap):
-            middle, members = blocks.pop()
-            below = blocks[-1]
-            total = below[1] + members
-            blocks[-1] = [(below[0] * below[1] + middle * members) / total, total]
-    moved = [0.0] * len(places)
-    position = iter(order)
-    for middle, members in blocks:
-        for step in range(int(members)):
-            moved[next(position)] = middle + (step - (members - 1) / 2) * gap
-    return moved
-
-
-def _top(block: Sequence[float], gap: float) -> float:
-    return block[0] + (block[1] - 1) / 2 * gap
-
-
-def _bottom(block: Sequence[float], gap: float) -> float:
-    return block[0] - (block[1] - 1) / 2 * gap
+        blocks.append((places[index], 1))
+        while len(blocks) > 1:
+            (before, few), (middle, more) = blocks[-2:]
+            if before + (few - 1) / 2 * gap + gap <= middle - (more - 1) / 2 * gap:
+                break
+            blocks[-2:] = [((before * few + middle * more) / (few + more), few + more)]
+    tight = [
+        middle + (step - (members - 1) / 2) * gap for middle, members in blocks for step in range(members)
+    ]
+    tight = [max(place, low + step * gap) for step, place in enumerate(tight)]
+    tight = [min(place, high - (len(tight) - 1 - step) * gap) for step, place in enumerate(tight)]
+    moved = dict(zip(order, tight, strict=True))
+    return [moved[index] for index in range(len(places))]
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 7.0) -> None:
@@ -235,12 +233,14 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: 
         return
     low, high = axes.get_ylim()
     height = axes.figure.get_size_inches()[1] * 72 * 0.7  # points, about what is left to the axes
-    moved = spread([y for _, y, _, _ in ends], (high - low) * size * 1.15 / height)
+    point = (high - low) / height
+    gap = min(size * 1.15, height / len(ends)) * point
+    moved = spread([y for _, y, _, _ in ends], gap, low, high)
     for (x, y, text, color), place in zip(ends, moved, strict=True):
         axes.annotate(
             text,
             (x, y),
-            (10, (place - y) * height / (high - low)),
+            (10, (place - y) / point),
             textcoords="offset points",
             va="center",
             fontsize=size,

@@ -1,4 +1,6 @@
-"""A statistic over pairs of settings: cells with contour lines for a grid, coloured points for a search."""
+"""A statistic over pairs of settings: cells for a grid, with their numbers or, where those are many, contour lines; coloured
+points for a search.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from reports.figures.style import INK, PAGE, PERCENT, ink_on, sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MOST_NUMBERS = 6  # cells side by side that have room for one
 
 
 class Pair(FigurePart):
@@ -108,7 +112,8 @@ def _grid(canvas: Canvas, axes: Axes, pair: Pair, cells: Mapping[tuple[Any, Any]
     table = [[cells[x, y] for x in xs] for y in ys]
     axes.pcolormesh(range(len(xs) + 1), range(len(ys) + 1), table, cmap=scale.cmap, norm=scale.norm)
     flat = [value for row in table for value in row]
-    if len(xs) > 1 and len(ys) > 1 and max(flat) > min(flat):
+    numbered = len(xs) <= MOST_NUMBERS
+    if not numbered and len(ys) > 1 and max(flat) > min(flat):
         middles = [index + 0.5 for index in range(len(xs))], [index + 0.5 for index in range(len(ys))]
         axes.contour(*middles, table, levels=4, colors=INK, linewidths=0.6, alpha=0.6)
     best = max(cells, key=lambda key: cells[key])
@@ -117,9 +122,9 @@ def _grid(canvas: Canvas, axes: Axes, pair: Pair, cells: Mapping[tuple[Any, Any]
         for column, x in enumerate(xs):
             value = cells[x, y]
             color = ink_on(scale.to_rgba(value))
-            axes.text(
-                column + 0.5, row + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=7.5, color=color
-            )
+            if numbered:
+                look = {"ha": "center", "va": "center", "fontsize": 7.5, "color": color}
+                axes.text(column + 0.5, row + 0.5, f"{value:.1f}", **look)
             label = f"{pair.x_title} {tick(x)}, {pair.y_title} {tick(y)}: {value:.1f} %"
             series.box(axes, (column, row, column + 1, row + 1), tick(x), value, label=label)
     column, row = xs.index(best[0]), ys.index(best[1])

@@ -17,6 +17,7 @@ from ham_core.protocol import Evaluation, EvaluationAttack
 from ham_core.run import run_trial
 from reports.builder import write
 from reports.figures import Drawing, Lacking, draw, drawn
+from reports.figures.base import extremes
 from reports.figures.class_curves import window
 from reports.figures.kinds import PAINTERS, name_of
 from reports.figures.style import SEQUENTIAL, _columns, smaller, spread, turns, without_title
@@ -78,7 +79,7 @@ def judged(store, metrics):
         [0.9, 0.8, 0.7, 0.6],
         [0.1, 0.2, 0.6, 0.1],
         top_before=[0.9, 0.8, 0.7, 0.6],
-        top_after=[0.95, 0.7, 0.6, 0.5],
+        top_after=[0.95, 0.7, 0.6, 0.7],
     )
     for label, seed, one in (("at", 0, first), ("at", 1, second), ("ham-official", 0, first)):
         run = store.add(label, seed, metrics((0.9, 0.8, 0.7), (0.6, 0.5, 0.4)), title=label.upper())
@@ -183,10 +184,10 @@ def test_a_build_lists_what_its_figures_wait_for_and_draws_computed_ones_once(di
 
 
 def test_confidence_counts_the_attacked_images_above_the_diagonal(judged):
-    """AT: 3 + 4 attacked images; by p_y none rises, by the largest p two do: 0.8 -> 0.9 and 0.9 -> 0.95."""
+    """AT: 3 + 4 attacked images; by p_y none rises, by the largest p three do: 0.8 -> 0.9, 0.9 -> 0.95 and 0.6 -> 0.7."""
     drawing = drawn(spec("ham-fig2"), judged.material(), ("svg",))
     assert "AT, true class: 0.0 % of 7 attacked images over-confident." in drawing.alt
-    assert "AT, predicted class: 28.6 % of 7 attacked images over-confident." in drawing.alt
+    assert "AT, predicted class: 42.9 % of 7 attacked images over-confident." in drawing.alt
     (x,) = numbers(drawing, "AT", "true class")
     assert x == pytest.approx((0.9 + 0.8 + 0.7 + 0.9 + 0.8 + 0.7 + 0.6) / 7, abs=1e-4)
 
@@ -206,15 +207,15 @@ def test_evaluations_of_earlier_versions_have_one_reading_only(judged):
 
 
 def test_over_confident_shares_stand_above_robust_accuracies_the_hardest_class_first(judged):
-    """AT, cat: of 2 + 2 attacked images one each is over-confident; robust are 1 of 2 and 0 of 2. Ships are never robust, and
-    one is attacked, in one seed."""
+    """AT, cat: of 2 + 2 attacked images one each is over-confident; robust are 1 of 2 and 0 of 2. Of the ships, which are
+    never robust, one is attacked, in one seed, and over-confident."""
     drawing = drawn(spec("ham-fig3"), judged.material(), ("svg",))
     over, robust = (
         numbers(drawing, "AT", panel)
         for panel in ("Over-confident, of the attacked images", "Robust, PGD-20")
     )
     assert list(robust.items()) == [("ship", 0.0), ("cat", 25.0), ("dog", 100.0)]
-    assert over == {"ship": 0.0, "cat": 50.0, "dog": 0.0}
+    assert over == {"ship": 100.0, "cat": 50.0, "dog": 0.0}
 
 
 def test_confusion_is_the_share_of_the_true_class_over_all_seeds(judged):
@@ -414,6 +415,24 @@ def test_averages_of_one_training_are_told_apart_by_their_weights(store, metrics
     assert high == sorted(high)  # the first class on top
 
 
+def test_a_trial_that_another_grid_names_otherwise_is_a_point_of_the_line(store, metrics):
+    """cfa-at is what cfa-at-ccm is at λ1 = 0.5, so one trial, under the name of the grid that stands first."""
+    found = {k.replace("best/", "best_sum/"): v for k, v in metrics((0.9,) * 3, (0.6, 0.5, 0.2)).items()}
+    for label, value in (("cfa-at-ccm", 0.3), ("cfa-at", 0.5), ("cfa-at-ccm", 0.7)):
+        values = {"method.calibration.margin": value}
+        store.add(label, 0, found, grids=("cfa_lambda1",), values=values)
+    drawing = drawn(spec("cfa-fig5a"), store.material(), ("svg",))
+    assert numbers(drawing, "cfa-at-ccm", "PGD-20, worst class") == {0.3: 20.0, 0.5: 20.0, 0.7: 20.0}
+
+
+def test_of_very_many_classes_the_lowest_and_the_highest_are_drawn():
+    scores = {f"{index:02d}_c": (index * 7) % 30 for index in range(30)}
+    shown = extremes(scores)
+    assert sorted(scores[name] for name in shown) == [0, 1, 2, 3, 4, 25, 26, 27, 28, 29]
+    assert shown == sorted(shown)
+    assert extremes(dict(list(scores.items())[:20])) == list(scores)[:20]
+
+
 def surface(store, metrics, cells, **fixed):
     for (step, weight), worst in cells.items():
         for seed, shift in ((0, 0.0), (1, 0.02)):
@@ -513,6 +532,8 @@ def test_labels_at_the_ends_of_lines_move_apart_and_keep_their_order():
     assert spread([1.0, 5.0, 9.0], 2.0) == [1.0, 5.0, 9.0]
     moved = spread([5.0, 5.1, 4.9, 0.0], 1.0)
     assert moved == pytest.approx([5.0, 6.0, 4.0, 0.0])
+    assert spread([0.0, 0.0, 0.0], 1.0, 0.0, 9.0) == [0.0, 1.0, 2.0]
+    assert spread([9.0, 9.0, 9.0], 1.0, 0.0, 9.0) == [7.0, 8.0, 9.0]
 
 
 def test_what_all_names_share_is_left_out():
