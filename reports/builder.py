@@ -124,7 +124,7 @@ def write(
         ]
         if named and not able:
             problems += sentences
-        elif not named:
+        elif not named and not able:  # else it is there, of another sweep
             built.waiting += sentences
 
     sections: list[html.Section] = []

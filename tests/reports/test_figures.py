@@ -115,6 +115,13 @@ def test_the_numbers_of_a_drawing_lie_over_what_is_drawn(digits):
         slope, offset = np.polyfit(*zip(*pairs, strict=True), 1)
         assert max(abs(slope * value + offset - place) for value, place in pairs) < 0.05
         assert (slope > 0) == (axis == "x")
+    root = ElementTree.fromstring(points.files["svg"])
+    (group,) = (e for e in root.iter() if e.attrib.get("id") == "sr-0-0")  # the small marks of AT
+    drawn_at = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in group.iter() if e.tag.endswith("}use")]
+    for index, (x, y) in enumerate(drawn_at):
+        circle = places[f"pt-0-{index}"]
+        assert (float(circle["cx"]), float(circle["cy"])) == pytest.approx((x, y), abs=0.02)
+    assert len(drawn_at) == 3
 
 
 def test_what_is_drawn_of_a_series_carries_its_number(digits):
