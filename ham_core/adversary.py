@@ -20,12 +20,14 @@ class Crafted:
     """What the model trains on.
 
     kept: what is left of the batch. flags: name -> (labels, yes or no) that mining noted. left: (labels, right under
-    attack) of those of whom it is known and who are not trained on.
+    attack) of those of whom it is known and who are not trained on. sizes: (step sizes, weights) of the hard examples, where
+    mining weighed by them.
     """
 
     kept: Kept
     flags: dict[str, tuple[Tensor, Tensor]]
     left: list[tuple[Tensor, Tensor]]
+    sizes: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def craft(
             if len(seen.y) and pause < attack.steps:
                 climb(attack.steps - pause)
         kept = _pick(seen, mining)
-    return Crafted(kept, seen.flags, seen.left)
+    return Crafted(kept, seen.flags, seen.left, seen.sizes)
 
 
 def _pick(seen: Trajectory, mining: Mining | None) -> Kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ham_core.metrics import class_keys
+from ham_core.metrics import LARGEST_SIZE, SIZE_BINS, class_keys
 
 
 class ClassLog:
@@ -14,6 +14,9 @@ class ClassLog:
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes, self.device = classes, device
         self.shares: dict[str, tuple[Tensor, Tensor]] = {}  # name -> (yes (C,), asked (C,))
+        self.sizes: Tensor | None = (
+            None  # (2,bins) numbers of hard examples by step size, and sums of their weights
+        )
         self.confidence: Tensor | None = None  # (C,C) sums of p_j(x') over the images of class i
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.steps = 0
@@ -31,6 +34,13 @@ class ClassLog:
         """What mining noted of a batch."""
         for name, (y, values) in flags.items():
             self._add(name, y, values)
+
+    def step_sizes(self, sizes: Tensor, weights: Tensor) -> None:
+        """Step sizes (n,) of hard examples and the weights (n,) they got."""
+        if self.sizes is None:
+            self.sizes = torch.zeros(2, SIZE_BINS, dtype=torch.float64, device=self.device)
+        bins = ((sizes / LARGEST_SIZE).sqrt() * SIZE_BINS).long().clamp_(0, SIZE_BINS - 1)  # of size_edges()
+        self.sizes.index_add_(1, bins, torch.stack([torch.ones_like(weights), weights]).double())
 
     def batch(self, y: Tensor, adv_logits: Tensor, loss: Tensor, weights: Tensor | None) -> None:
         """A batch that was trained on."""
@@ -72,7 +82,8 @@ class ClassLog:
         return torch.where(total > 0, self.confidence / total.clamp_min(1e-12), sure).float()
 
     def metrics(self, classes: tuple[str, ...]) -> dict[str, float]:
-        """train/<name>/<class> and train/<name>/all of everything counted."""
+        """train/<name>/<class> and train/<name>/all of everything counted, and of the step sizes the share of hard examples in
+        each bin that is not empty and their mean weight, train/step_size/share_07 and weight_07."""
         found = {"train/skipped": float(self.skipped)}
         if self.steps:
             found["train/loss"] = float(self.loss_sum) / self.steps
@@ -83,4 +94,11 @@ class ClassLog:
             for key, hits, n in zip(class_keys(classes), yes.tolist(), asked.tolist(), strict=True):
                 if n:
                     found[f"train/{name}/{key}"] = hits / n
+        if self.sizes is not None:
+            numbers, sums = self.sizes.tolist()
+            total = sum(numbers)
+            for index, (number, weight) in enumerate(zip(numbers, sums, strict=True)):
+                if number:
+                    found[f"train/step_size/share_{index:02d}"] = number / total
+                    found[f"train/step_size/weight_{index:02d}"] = weight / number
         return found

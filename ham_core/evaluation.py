@@ -40,8 +40,9 @@ class Seen:
     """Per image (N,): class predicted under the attack and on the clean image, and p_y of both.
 
     confidence is p_y on the last attacked image of PGD and CW; for AutoAttack and its parts on the image that broke it,
-    and on the clean one where none did. `parts` has what an ensemble adds: `broken_by` (N,), the number of the part that
-    broke the image or -1, and `prediction_<part>` (N,), the prediction after that part and those before it.
+    and on the clean one where none did. `parts` has what single attacks add: PGD, CW and FGSM `top` and `clean_top` (N,),
+    max_c p_c of the same two images; an ensemble `broken_by` (N,), the number of the part that broke the image or -1, and
+    `prediction_<part>` (N,), the prediction after that part and those before it.
     """
 
     prediction: np.ndarray
@@ -85,9 +86,9 @@ def attack_images(
             parts.append(tuple(seen))
             extent = torch.maximum(extent, reached)
     joined = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    return Seen(
-        joined[0], joined[1], joined[2], joined[3], time.perf_counter() - started, extent=extent.tolist()
-    )
+    tops = {} if attack.kind == "clean" else {"top": joined[4], "clean_top": joined[5]}
+    seconds = time.perf_counter() - started
+    return Seen(joined[0], joined[1], joined[2], joined[3], seconds, extent=extent.tolist(), parts=tops)
 
 
 def _by_library(
@@ -136,14 +137,15 @@ def _attack_batch(
     attack: EvaluationAttack,
     epsilon: float,
     noise: list[torch.Generator],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(prediction, clean prediction, p_y under attack, clean p_y), each (B,), and the extent (3,)."""
+) -> tuple[Tensor, ...]:
+    """(prediction, clean prediction, p_y under attack, clean p_y, max_c p_c under attack, clean max_c p_c), each (B,), and the
+    extent (3,)."""
     logits = model(x)
-    clean, clean_confidence = logits.argmax(1), _confidence(logits, y)
-    prediction, confidence = clean.clone(), clean_confidence.clone()
+    clean, clean_confidence, clean_top = logits.argmax(1), _confidence(logits, y), _top(logits)
+    prediction, confidence, top = clean.clone(), clean_confidence.clone(), clean_top.clone()
     extent = torch.zeros(3, device=x.device)
     if attack.kind == "clean":
-        return prediction, clean, confidence, clean_confidence, extent
+        return prediction, clean, confidence, clean_confidence, top, clean_top, extent
     step, steps = epsilon / 4 if attack.step is None else attack.step, attack.steps
     if attack.kind == "fgsm":
         step, steps = epsilon, 1
@@ -166,8 +168,12 @@ def _attack_batch(
         )
         extent = torch.maximum(extent, doubts.extent(x[rows], adv, attack.norm))
         logits = model(adv)
-        prediction[rows], confidence[rows] = logits.argmax(1), _confidence(logits, own)
-    return prediction, clean, confidence, clean_confidence, extent
+        prediction[rows], confidence[rows], top[rows] = (
+            logits.argmax(1),
+            _confidence(logits, own),
+            _top(logits),
+        )
+    return prediction, clean, confidence, clean_confidence, top, clean_top, extent
 
 
 def _start(x: Tensor, attack: EvaluationAttack, epsilon: float, stream: torch.Generator) -> Tensor:
@@ -184,3 +190,8 @@ def _climb(logits: Tensor, rows: Rows, *, loss: Callable[[Tensor, Tensor], Tenso
 
 def _confidence(logits: Tensor, y: Tensor) -> Tensor:
     return logits.float().softmax(1).gather(1, y[:, None]).squeeze(1)
+
+
+def _top(logits: Tensor) -> Tensor:
+    """max_c p_c (B,)."""
+    return logits.float().softmax(1).amax(1)

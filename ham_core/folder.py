@@ -337,7 +337,8 @@ class TrialFolder:
         return found
 
     def predictions(self, identity: str) -> dict[str, Any]:
-        """The per-image arrays of an evaluation: label, prediction, clean, confidence, clean_confidence, each (N,)."""
+        """The per-image arrays of an evaluation: label, prediction, clean, confidence, clean_confidence, each (N,), and what
+        the attack adds (evaluation.Seen.parts)."""
         import numpy as np
 
         path = self.path / "evaluations" / f"{identity}.npz"

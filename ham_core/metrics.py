@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 STATISTICS = ("avg", "worst", "worst20", "std", "gap")
+SIZE_BINS = 20  # of adversarial step sizes, `train/step_size/share_07`
+LARGEST_SIZE = 2.0  # of ‖p - p'‖_1
 
 
 def class_key(index: int, classes: Sequence[str]) -> str:
@@ -34,6 +36,11 @@ def class_key(index: int, classes: Sequence[str]) -> str:
 def class_keys(classes: Sequence[str]) -> list[str]:
     """`class_key` of every class, in order."""
     return [class_key(index, classes) for index in range(len(classes))]
+
+
+def size_edges() -> list[float]:
+    """Edges of the bins of step sizes, 2 (j/20)²: fine where most are, as a single step moves a prediction little."""
+    return [LARGEST_SIZE * (index / SIZE_BINS) ** 2 for index in range(SIZE_BINS + 1)]
 
 
 def metric_name(weights: str, attack: str, statistic: str) -> str:

@@ -34,6 +34,7 @@ from ham_core.data.augment import augment
 from ham_core.data.split import Dataset, Split
 from ham_core.errors import RequestError
 from ham_core.held_out import held_out_accuracies, held_out_losses
+from ham_core.metrics import class_keys
 from ham_core.network import average_of, build_model, fewest_rows, set_precision
 from ham_core.objectives.base import Objective, cross_entropy
 from ham_core.prefix import prefix_of
@@ -224,6 +225,9 @@ class Training:
             )
         metrics["train/learning_rate"] = trial.optimizer.lr * trial.schedule.factor(epoch)
         metrics["train/images"] = float(len(train))
+        for which, values in self.factors.by_class().items():
+            keys = class_keys(self.dataset.classes)
+            metrics |= {f"train/class_{which}/{key}": value for key, value in zip(keys, values, strict=True)}
         if probe is not None:
             metrics |= self._probe(*probe)
         return metrics | {
@@ -259,6 +263,8 @@ class Training:
         )
         kept = crafted.kept
         log.flags(crafted.flags)
+        if crafted.sizes is not None:
+            log.step_sizes(*crafted.sizes)
         for labels, right in crafted.left:
             log.right(labels, right)
         if len(kept.y) < self.fewest:

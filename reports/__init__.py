@@ -6,7 +6,8 @@
     statistics.py  mean and interval of a cell
     judging.py     what a table shows of trials that are judged under a protocol
     tables.py      spec + trials -> Table, the one object all formats are rendered from
-    figures.py     spec + trials -> drawings
+    figures/       spec + trials -> drawings, one file per kind
+    predictions.py per-image predictions, from the trial store
     render/        Markdown, LaTeX, CSV, HTML
     builder.py     all of it, written to a folder
     provenance.py  what stands behind one cell
@@ -35,6 +36,7 @@ def build(
     sweep: str | None = None,
     partial: bool = False,
     protocols: Sequence[str] = (),
+    store: str | Path | None = None,
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
@@ -47,6 +49,7 @@ def build(
         sweep=sweep,
         partial=partial,
         protocols=protocols,
+        store=store,
     )
 
 

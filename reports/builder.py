@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ham_core.errors import RequestError, known
 from reports.collect import MODELS, Material, material, tidy, under
 from reports.comparison import published_tables
-from reports.figures import draw
+from reports.figures import Drawing, Lacking, drawn
 from reports.render import csv, html, latex, markdown
 from reports.spec import Spec, chosen, load_specs
 from reports.tables import Table, tables_of
@@ -57,6 +57,7 @@ def build(
     sweep: str | None = None,
     partial: bool = False,
     protocols: Sequence[str] = (),
+    store: str | Path | None = None,
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`.
 
@@ -74,7 +75,7 @@ def build(
     if wrong:
         raise RequestError(wrong)
     named = bool(names)
-    sources = restricted(materials(uri, sweep), protocols)
+    sources = restricted(materials(uri, sweep, store), protocols)
     return write(sources, wanted, Path(out), formats=formats, strict=named and not partial, named=named)
 
 
@@ -98,8 +99,8 @@ def restricted(sources: Sequence[Material], protocols: Sequence[str]) -> list[Ma
     return [source for source in found if source is not None]
 
 
-def materials(uri: str, sweep: str | None = None) -> list[Material]:
-    """One Material per recorded sweep, newest first."""
+def materials(uri: str, sweep: str | None = None, store: str | Path | None = None) -> list[Material]:
+    """One Material per recorded sweep, newest first; with predictions where the trial store is known."""
     from orchestration import tracking
 
     found: dict[str, Sweep] = {}
@@ -111,7 +112,7 @@ def materials(uri: str, sweep: str | None = None) -> list[Material]:
         )
     if sweep is not None and sweep not in found:
         raise RequestError(f"no sweep '{sweep}' is recorded; {known(sweep, found)}")
-    return [material(uri, recorded) for name, recorded in found.items() if sweep in (None, name)]
+    return [material(uri, recorded, store) for name, recorded in found.items() if sweep in (None, name)]
 
 
 def write(
@@ -129,6 +130,8 @@ def write(
     problems: list[str] = []
     for spec in specs:
         able = [source for source in sources if spec.trials.grid in source.grids]
+        if not spec.needs_runs:  # computed, so once is enough
+            able = list(sources[:1])
         for source in able[:1] if named else able:
             plan[source.sweep].append(spec)
         if not able and (named or spec.trials.grid != MODELS):
@@ -167,8 +170,8 @@ def write(
                 path = folder / f"{spec.name}-published.{form}"
                 _save(path, RENDERERS[form](beside).encode(), built)
                 links.append((path.name, f"{source.sweep}/{path.name}"))
-            draws = spec.figure is not None and drawn_formats and source.drawn
-            drawing = draw(spec, source, drawn_formats) if draws else None
+            draws = spec.figure is not None and bool(drawn_formats) and source.drawn
+            drawing, lacks = _drawn(spec, source, drawn_formats) if draws else (None, "")
             if draws:
                 for form in drawn_formats:
                     path = folder / "figures" / f"{spec.name}.{form}"
@@ -178,7 +181,7 @@ def write(
                         _save(path, drawing.files[form], built)
                         links.append((path.name, f"{source.sweep}/figures/{path.name}"))
                 if drawing is None:
-                    sentence = f"{source.sweep}/figures/{spec.name}: no finished trial with what it draws yet"
+                    sentence = f"{source.sweep}/figures/{spec.name}: {lacks}"
                     built.waiting.append(sentence)
                     if strict:
                         raise RequestError(sentence)
@@ -221,6 +224,14 @@ def _without_grid(spec: Spec, sources: Sequence[Material]) -> str:
     target = f"{'table' if spec.is_table else 'figure'}:{spec.name}"
     how = f"; train it with: ham sweep {target}" if spec.trials.sweep is not None else ""
     return f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans (recorded: {recorded}){how}"
+
+
+def _drawn(spec: Spec, source: Material, formats: Sequence[str]) -> tuple[Drawing | None, str]:
+    """The figure, or what it waits for."""
+    try:
+        return drawn(spec, source, formats), ""
+    except Lacking as reason:
+        return None, str(reason)
 
 
 def _page(

@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestration.tracking import MODELS, Sweep
+from reports.predictions import stored_predictions
 
 if TYPE_CHECKING:
     import pandas
 
     from ham_core.protocol import Protocol as Judging
     from orchestration.tracking import Run
+    from reports.predictions import Predictions
 
 # Settings that decide whether two results may stand in one column, and how they are written.
 PROTOCOL = {
@@ -164,8 +168,10 @@ def trials_of(sweep: Sweep, runs: Iterable[Run]) -> tuple[Trial, ...]:
 
 @dataclass(frozen=True)
 class Material:
-    """All that reports know of one sweep. `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials.
+    """All that reports know of one sweep.
 
+    `history(key)`: {fingerprint: [(epoch, value), ...]} of finished trials. `predictions(trial, weights, attack)`: what was
+    predicted of each test image, None where that is not stored; itself None where the trial store is not known.
     `models`: other people's, which are rows at the end of its tables.
     `protocol`: the name of its own; `judged`: all that it is judged under, empty where that is its own alone, unasked.
     `drawn`: whether figures, which show the sweep's own protocol, are wanted.
@@ -174,6 +180,7 @@ class Material:
     sweep: str
     trials: tuple[Trial, ...]
     history: Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+    predictions: Callable[[Trial, str, str], Predictions | None] | None = None
     models: tuple[Trial, ...] = ()
     protocol: str = ""
     judged: tuple[Judging, ...] = ()
@@ -194,8 +201,8 @@ class Material:
         return tuple(dict.fromkeys(trial.label for trial in self.trials))
 
 
-def material(uri: str, sweep: Sweep) -> Material:
-    """Read one sweep's runs; series are read when first asked for."""
+def material(uri: str, sweep: Sweep, store: str | Path | None = None) -> Material:
+    """Read one sweep's runs; series, and predictions from the trial store at `store`, are read when first asked for."""
     from orchestration import tracking
 
     trials = trials_of(sweep, tracking.read_trials(uri, sweep.name))
@@ -211,10 +218,11 @@ def material(uri: str, sweep: Sweep) -> Material:
             cache[key] = {} if frame is None else series_of(frame, by_run)
         return cache[key]
 
+    predictions = None if store is None else partial(stored_predictions, Path(store))
     guests = tracking.read_models(uri, sweep.name) if sweep.name != MODELS else []
     planned = tracking.planned_models([run.tags for run in guests])
     models = trials_of(Sweep(sweep.name, "", (), planned), guests)
-    return Material(sweep.name, trials, history, models, sweep.protocol, sweep.judged)
+    return Material(sweep.name, trials, history, predictions, models, sweep.protocol, sweep.judged)
 
 
 def under(source: Material, names: Sequence[str]) -> Material | None:

@@ -26,6 +26,7 @@ from ham_core import yamlfile
 from ham_core.errors import RequestError, known
 from ham_core.metrics import STATISTICS
 from ham_core.protocol import canonical_weights
+from reports.figures import kinds
 
 FOLDER = Path(__file__).parent / "specs"
 RESULT = re.compile(
@@ -238,52 +239,6 @@ class Ranking(Part):
         return value
 
 
-class ClassBars(Part):
-    """Class-wise accuracy of each method, one panel per attack."""
-
-    kind: Literal["class_bars"]
-    weights: Metric = "best"
-    attacks: tuple[str, ...] = ("clean", "pgd20")
-
-
-class Pareto(Part):
-    """Every trial as a point; the front holds the trials that no other beats in both."""
-
-    kind: Literal["pareto"]
-    x: Metric
-    y: Metric
-    x_title: str
-    y_title: str
-
-
-class Series(Part):
-    """A metric over the epochs: mean over seeds, band = its interval."""
-
-    kind: Literal["series"]
-    metric: Metric
-    y_title: str
-
-
-class Panel(Part):
-    """One axis of a sensitivity plot."""
-
-    title: str
-    metric: Metric
-
-
-class Sensitivity(Part):
-    """A statistic against the swept setting, with a baseline method as a horizontal line."""
-
-    kind: Literal["sensitivity"]
-    x_title: str
-    panels: tuple[Panel, ...] = Field(min_length=1)
-    baseline: str | None = None  # label of the method drawn as a line
-    baseline_grid: str = "methods"
-
-
-Figure = Annotated[ClassBars | Pareto | Series | Sensitivity, Field(discriminator="kind")]
-
-
 def _cell_format(text: str) -> str:
     try:
         text.format(mean=1.0, half=1.0, low=1.0, high=1.0, n=1)
@@ -300,11 +255,11 @@ class Spec(Part):
 
     title: str
     caption: str
-    trials: Trials
+    trials: Trials = Trials(grid="")  # only a figure that is computed has none
     rows: Rows = Rows()
     columns: tuple[Column, ...] = ()
     ranking: Ranking | None = None
-    figure: Figure | None = None
+    figure: kinds.Figure | None = None
     cell: str = "{mean:.1f} ± {half:.1f}"  # n >= 2 seeds; half = half width of the interval
     single: str = "{mean:.1f} [{low:.1f}, {high:.1f}]"  # one seed, Wilson interval
     bare: str = "{mean:.1f}"  # no interval
@@ -352,6 +307,11 @@ class Spec(Part):
         return bool(self.shown)
 
     @property
+    def needs_runs(self) -> bool:
+        """Whether it shows trials; a figure that is computed does not."""
+        return self.is_table or self.figure is None or self.figure.needs_runs
+
+    @property
     def label(self) -> str:
         """The LaTeX label."""
         return f"tab:{self.name}"
@@ -388,6 +348,8 @@ def load_spec(path: Path) -> Spec:
         raise RequestError(problems + _sentences(error, document)) from None
     if not spec.is_table and spec.figure is None:
         problems.append(f"{shown}:1: neither 'columns' (a table) nor 'figure' is given; write at least one")
+    if spec.needs_runs and not spec.trials.grid:
+        problems.append(f"{shown}:1: key 'trials' is missing")
     if spec.machine != any(name.startswith("time/") for column in spec.columns for name in column.metric):
         problems.append(
             f"{document.place(('machine',))}: 'machine: true' belongs to tables of time/* metrics, only to them"
@@ -417,17 +379,13 @@ def _sentences(error: ValidationError, document: yamlfile.Document) -> list[str]
     return sentences
 
 
-_MODELS: dict[str, type[Part]] = {
+_MODELS: dict[str, type[BaseModel]] = {
     "trials": Trials,
     "rows": Rows,
     "columns": Column,
     "ranking": Ranking,
     "published": Reference,
-    "class_bars": ClassBars,
-    "pareto": Pareto,
-    "series": Series,
-    "sensitivity": Sensitivity,
-    "panels": Panel,
+    **kinds.MODELS,
 }
 
 

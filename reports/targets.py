@@ -15,7 +15,7 @@ import yaml
 
 from ham_core.errors import RequestError, known
 from orchestration.sweep import TARGETS, find_sweep
-from reports.spec import Spec, load_specs
+from reports.spec import RESULT, Spec, load_specs
 
 SMOKE = "smoke"
 # Images that come with a package, and a network, a radius and an augmentation that suit them: sweeps/digits.yaml.
@@ -48,19 +48,31 @@ def document(target: str, profile: str | None = None) -> str:
         raise RequestError(
             f"{spec.place}: {found.name} plans no grid '{spec.trials.grid}'; {known(spec.trials.grid, file['grid'])}"
         )
-    grid = dict(file["grid"][spec.trials.grid])
+    drawn = spec.figure if target.startswith("figure:") else None  # a table alone needs nothing of its figure
+    named = {} if drawn is None else drawn.model_dump()
+    names = dict.fromkeys([spec.trials.grid, *_named(named, ("grid", "baseline_grid"))])
+    grids = {name: dict(file["grid"][name]) for name in names if name in file["grid"]}
     if profile == SMOKE:
-        grid = {key: value for key, value in grid.items() if key.partition(".")[0] not in DIGITS}
+        grids = {
+            name: {key: value for key, value in grid.items() if key.partition(".")[0] not in DIGITS}
+            for name, grid in grids.items()
+        }
     file |= {
         "title": spec.title,
         "description": f"{' '.join(spec.caption.split())} Made from {found.name} for ham report {spec.name}.",
-        "grid": {spec.trials.grid: grid},
+        "grid": grids,
         "profiles": {**file.get("profiles", {}), SMOKE: DIGITS},
     }
-    attacks = list(dict.fromkeys(column.attack for column in spec.shown if column.attack))
-    weights = list(dict.fromkeys(name for column in spec.shown for name in _weights(spec, column.weights)))
-    if attacks:
-        file |= {"evaluate": attacks, "weights": weights}
+    attacks = [column.attack for column in spec.shown if column.attack]
+    weights = [name for column in spec.shown for name in _weights(spec, column.weights)]
+    for result in filter(None, map(RESULT.fullmatch, _named(named, None))):
+        attacks.append(result["attack"])
+        weights.append(result["weights"])
+    attacks += _named(named, ("attack", "attacks"))
+    weights += _named(named, ("weights",))
+    file.pop("weights", None)  # what shows series alone takes the protocol's
+    if attacks and weights:
+        file |= {"evaluate": list(dict.fromkeys(attacks)), "weights": list(dict.fromkeys(weights))}
     return yaml.safe_dump(file, sort_keys=False, allow_unicode=True)
 
 
@@ -82,3 +94,16 @@ def _weights(spec: Spec, weights: str | None) -> list[str]:
         return []
     averages = [entry.average for entry in spec.rows.entries or ()] or [None]
     return [f"{weights}_{average}" if average else weights for average in averages]
+
+
+def _named(found: Any, keys: tuple[str, ...] | None) -> list[str]:
+    """The words that stand below these keys, however deep; below any key where none is named."""
+    if isinstance(found, dict):
+        mine = [value for key, value in found.items() if keys is not None and key in keys]
+        rest = [value for key, value in found.items() if keys is None or key not in keys]
+        return [word for value in mine for word in _named(value, None)] + [
+            word for value in rest for word in _named(value, keys)
+        ]
+    if isinstance(found, list | tuple):
+        return [word for value in found for word in _named(value, keys)]
+    return [found] if isinstance(found, str) and keys is None else []

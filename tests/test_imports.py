@@ -23,6 +23,7 @@ REPORTS_MAY_IMPORT = {
     "ham_core.statistics",
     "ham_core.config",
     "ham_core.errors",
+    "ham_core.folder",
     "ham_core.yamlfile",
     "ham_core.protocol",  # what protocols are, and what a trial deviates in: data and words
     "ham_core.judging",

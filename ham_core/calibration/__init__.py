@@ -6,4 +6,5 @@ INDEX = {
     "dafa": "ham_core.calibration.dafa:Dafa",
     "wat": "ham_core.calibration.wat:Wat",
     "cfol": "ham_core.calibration.cfol:Cfol",
+    "fixed": "ham_core.calibration.fixed:Fixed",
 }

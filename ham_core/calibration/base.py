@@ -41,6 +41,11 @@ class Factors:
         values = factors[y]
         return values / values.mean() if self.per_batch and which in ("natural", "beta") else values
 
+    def by_class(self) -> dict[str, list[float]]:
+        """Those that are not 1: `margin` -> one number per class."""
+        found = {name: getattr(self, name) for name in ("margin", "weight", "natural", "beta")}
+        return {name: values.tolist() for name, values in found.items() if values is not None}
+
 
 @dataclass(frozen=True)
 class Observed:

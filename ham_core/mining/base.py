@@ -81,6 +81,9 @@ class Trajectory:
     left: list[tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=list
     )  # (y, right) of rows that left
+    sizes: tuple[torch.Tensor, torch.Tensor] | None = (
+        None  # step sizes in [0, 2] and the weights they got, for the log
+    )
     _clean: torch.Tensor | None = None
     _current: torch.Tensor | None = None
 

@@ -105,7 +105,10 @@ class Weight(Frozen):
             return (
                 None if self.normalise == "hard" else torch.full((n,), n / seen.batch, device=seen.y.device)
             )
-        weights = mean_one(self.shape(mean_one(self.raw(seen)) + self.base_at(seen.epoch)))
+        raw = self.raw(seen)
+        weights = mean_one(self.shape(mean_one(raw) + self.base_at(seen.epoch)))
+        if self.measure == "softmax_l1":
+            seen.sizes = (raw, weights)
         return weights if self.normalise == "hard" else weights * (len(weights) / seen.batch)
 
     def raw(self, seen: Trajectory) -> torch.Tensor:

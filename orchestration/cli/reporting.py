@@ -95,6 +95,7 @@ def report(
         sweep=sweep,
         partial=partial,
         protocols=_words(protocol),
+        store=place.path,
     )
     if built.shown:
         print(built.shown)

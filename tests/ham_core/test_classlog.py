@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from ham_core.classlog import ClassLog
+from ham_core.metrics import size_edges
 
 
 def logits_for(predicted: list[int], classes: int = 3) -> torch.Tensor:
@@ -50,3 +53,24 @@ def test_the_confusion_is_the_mean_prediction_per_true_class():
     log.confidences(torch.tensor([0]), torch.tensor([[third, 0.0]]))
     log.confidences(torch.tensor([0]), torch.tensor([[0.0, third]]))
     torch.testing.assert_close(log.confusion(), torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+
+
+def test_step_sizes_are_counted_between_their_edges_with_the_mean_weight_of_each():
+    """0.001 and 0.004 lie below the first edge, 2/400, with weights 1 and 2; 0.31 in bin 7, from 0.245 to 0.32; and 2, the
+    largest there is, in the last."""
+    log = ClassLog(2, torch.device("cpu"))
+    log.step_sizes(torch.tensor([0.001, 0.31]), torch.tensor([1.0, 0.5]))
+    log.step_sizes(torch.tensor([0.004, 2.0]), torch.tensor([2.0, 4.0]))
+    found = {key: value for key, value in log.metrics(("a", "b")).items() if "step_size" in key}
+    assert found == {
+        "train/step_size/share_00": 0.5,
+        "train/step_size/weight_00": 1.5,
+        "train/step_size/share_07": 0.25,
+        "train/step_size/weight_07": 0.5,
+        "train/step_size/share_19": 0.25,
+        "train/step_size/weight_19": 4.0,
+    }
+    edges = size_edges()
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    log.step_sizes(torch.tensor(middles), torch.ones(len(middles)))
+    assert log.sizes is not None and log.sizes[0].tolist() == [3.0, *[1.0] * 6, 2.0, *[1.0] * 11, 2.0]

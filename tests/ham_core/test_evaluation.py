@@ -58,6 +58,18 @@ def test_the_clean_attack_changes_nothing(images, linear):
     torch.testing.assert_close(torch.from_numpy(seen.confidence), own)
 
 
+def test_the_confidence_in_the_predicted_class_is_kept_beside_that_in_the_true_one(images, linear):
+    """With two classes it is p_y where the prediction is right, and 1 - p_y where it is wrong."""
+    seen = attack_images(linear, images, PGD, epsilon=0.1, seed=0)
+    y = images.labels.numpy()
+    for top, own, predicted in (
+        (seen.parts["clean_top"], seen.clean_confidence, seen.clean),
+        (seen.parts["top"], seen.confidence, seen.prediction),
+    ):
+        np.testing.assert_allclose(top, np.where(predicted == y, own, 1 - own), atol=1e-6)
+    assert "top" not in attack_images(linear, images, CLEAN, epsilon=0.1, seed=0).parts
+
+
 def test_an_image_that_is_wrong_when_clean_stays_wrong_under_attack(images, linear):
     seen = attack_images(linear, images, PGD, epsilon=0.1, seed=0)
     wrong = seen.clean != images.labels.numpy()

@@ -292,3 +292,34 @@ def test_a_single_example_that_batchnorm_cannot_train_on_is_skipped_and_counted(
     alone = trial("at", **settings | {"batch_size": 1})
     with pytest.raises(RequestError, match="batch_size: 1, but BatchNorm of preact_resnet18"):
         Training(alone, dataset(alone))
+
+
+def test_what_calibration_makes_of_each_class_is_recorded():
+    """CFA from epoch 1 on: its margin there is λ1 and its β λ2, plus the class's robust accuracy of epoch 0."""
+    one = trial(
+        "trades",
+        method={"calibration": {"name": "cfa", "margin": 0.3, "regularization": 0.6, "start_epoch": 1}},
+        data={"train_limit": 120, "validation": 0.2},
+    )
+    first, second = (result.metrics for result in Training(one, dataset(one)))
+    assert not [key for key in first if key.startswith("train/class_")]
+    classes = [key.removeprefix("train/class_margin/") for key in second if "class_margin" in key]
+    assert len(classes) == 10
+    for name in classes:
+        robust = first[f"train/robust/{name}"]
+        assert second[f"train/class_margin/{name}"] == pytest.approx(0.3 + robust, abs=1e-6)
+        assert second[f"train/class_beta/{name}"] == pytest.approx(0.6 + robust, abs=1e-6)
+
+
+def test_step_sizes_are_recorded_where_mining_weighs_by_them():
+    mining = {"name": "ham", "early_drop_step": 1, "start_epoch": 0}
+    weighed, uniform = (
+        list(Training(one, dataset(one)))[-1].metrics
+        for one in (
+            trial("at", mining | {"weight": {"measure": "softmax_l1"}}),
+            trial("at", mining | {"weight": "uniform"}),
+        )
+    )
+    shares = [value for key, value in weighed.items() if key.startswith("train/step_size/share_")]
+    assert sum(shares) == pytest.approx(1.0)
+    assert not [key for key in uniform if "step_size" in key]

@@ -478,9 +478,10 @@ def test_a_path_elsewhere_never_means_a_bundled_sweep(write: Any, path: str) -> 
 
 
 def test_a_sweep_that_does_not_exist_is_refused_with_those_that_do(write: Any) -> None:
+    bundled = ", ".join(sorted(name.removesuffix(".yaml") for name in bundled_sweeps()))
+    assert "digits, digits_search" in bundled
     assert problems("sweeps/digit.yaml")[0] == (
-        "sweeps/digit.yaml: no such sweep; known: cifar10, digits, digits_search (did you mean digits?); or give the path "
-        "of a YAML file"
+        f"sweeps/digit.yaml: no such sweep; known: {bundled} (did you mean digits?); or give the path of a YAML file"
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from orchestration.tracking import Planned, Run, Sweep
-from reports.collect import Material, trials_of
+from reports.collect import Material, Trial, trials_of
+from reports.predictions import Predictions
 
 CLASSES = ("00_cat", "01_dog", "02_ship")
 PARAMS = {
@@ -33,6 +34,7 @@ class Store:
     planned: list[Planned] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     series: dict[str, dict[str, list[tuple[int, float]]]] = field(default_factory=dict)
+    images: dict[tuple[str, str, str], Predictions] | None = None  # None: the trial store is not known
 
     def add(
         self,
@@ -69,9 +71,23 @@ class Store:
             self.series.setdefault(key, {})[fingerprint] = list(enumerate(points))
         return fingerprint
 
+    def keep(
+        self, fingerprint: str, predictions: Predictions, weights: str = "best", attack: str = "pgd20"
+    ) -> None:
+        """Predictions of a trial's images; from now on the trial store is known."""
+        self.images = {**(self.images or {}), (fingerprint, weights, attack): predictions}
+
     def material(self) -> Material:
         sweep = Sweep(self.name, "0", ("1",), tuple(self.planned))
-        return Material(self.name, trials_of(sweep, self.runs), lambda key: self.series.get(key, {}))
+        images = self.images
+
+        def read(trial: Trial, weights: str, attack: str) -> Predictions | None:
+            return (images or {}).get((trial.fingerprint, weights, attack))
+
+        trials = trials_of(sweep, self.runs)
+        return Material(
+            self.name, trials, lambda key: self.series.get(key, {}), None if images is None else read
+        )
 
     def without(self, fingerprint: str) -> Store:
         """The same store, one run deleted."""

@@ -220,7 +220,7 @@ def test_the_tidy_frame_has_one_line_per_trial_and_metric_and_no_seconds(digits)
 
 def test_what_a_grid_varies_besides_the_method_is_never_averaged_away(store, metrics):
     """Two learning rates of one method are two rows, in tables and in figures; a setting only named is none."""
-    from reports.figures import _by_title
+    from reports.figures.drawing import by_title
 
     for seed in (0, 1):
         for rate, right in ((0.1, 0.9), (0.01, 0.5)):
@@ -230,7 +230,7 @@ def test_what_a_grid_varies_besides_the_method_is_never_averaged_away(store, met
     assert [row.title for row in table.rows] == ["at, lr=0.1", "at, lr=0.01", "ham"]
     assert [line[0].mean for line in table.cells] == pytest.approx([90, 50, 70])
     assert [line[0].n for line in table.cells] == [2, 2, 2]
-    groups = _by_title(store.material().of_grid("methods"))
+    groups = by_title(store.material().of_grid("methods"))
     assert {title: len(trials) for title, trials in groups.items()} == {
         "at, lr=0.1": 2,
         "at, lr=0.01": 2,

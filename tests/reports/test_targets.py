@@ -10,7 +10,8 @@ from reports.spec import chosen, load_specs
 from reports.targets import document, is_target
 
 CIFAR = ("cfa-1", "cfa-2", "cfa-3")
-TRAINED = [name for name, spec in load_specs().items() if spec.trials.sweep is not None and spec.columns]
+DRAWN = [name for name, spec in load_specs().items() if spec.trials.sweep is not None and spec.figure]
+TRAINED = [name for name, spec in load_specs().items() if spec.trials.sweep is not None and spec.is_table]
 
 
 def sweep(target: str, profile: str | None = None, sets: tuple[str, ...] = ()):
@@ -61,6 +62,21 @@ def test_every_table_can_be_planned_and_filled_from_nothing_on_digits(name: str)
         wanted = {metric.rsplit("/", 1)[0] for column in shown if column.accuracy for metric in column.metric}
         assert wanted <= asked and (asked == wanted or not wanted)
     assert {one.trial.data.name for one in planned} == {"digits"}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_figure_can_be_planned_and_filled_from_nothing_on_digits(name: str):
+    spec = load_specs()[name]
+    for profile in (None, "smoke"):
+        found = sweep(f"figure:{name}", profile)
+        assert found.name == (name if profile is None else f"{name}-smoke")
+        assert spec.trials.grid in {grid for one in found.trials for grid in one.grids}
+    assert {one.trial.data.name for one in found.trials} == {"digits"}
+
+
+def test_a_figure_of_several_grids_brings_them_all():
+    grids = {grid for one in sweep("figure:ham-surfaces").trials for grid in one.grids}
+    assert grids == {"ham_surface_step_weight", "ham_surface_step_drop", "ham_surface_weight_drop"}
 
 
 def test_other_images_and_settings_can_be_set_over_the_smoke_profile():

@@ -213,3 +213,16 @@ def test_an_example_that_crossed_and_came_back_has_the_margin_of_its_first_cross
     """Right at z^0, wrong at z^1, right again at z^2: z^mar is z^1, not the last."""
     returning = seen([[[9.0, 0.0]], [[0.0, 1.0]], [[4.0, 0.0]]], clean=[[9.0, 0.0]], y=[0])
     assert crossing_logits(returning).tolist() == [[0.0, 1.0]]
+
+
+def test_softmax_step_sizes_are_left_for_the_log_with_the_weights_they_got():
+    watched = example()
+    weight = Weight.model_validate({"measure": "softmax_l1", "normalise": "batch"})
+    weight(watched)
+    assert watched.sizes is not None
+    sizes, got = watched.sizes
+    assert torch.equal(sizes, weight.raw(example()))
+    close(got, mean_one(sizes).tolist())  # before `batch` scales them, so that their mean is 1
+    other = example()
+    Weight.model_validate({"measure": "logits_l1"})(other)
+    assert other.sizes is None
