@@ -33,11 +33,14 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    mlflow: str | None = None,
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
 
-    return build_reports(uri=uri, out=out, names=names, formats=formats, sweep=sweep, partial=partial)
+    return build_reports(
+        uri=uri, out=out, names=names, formats=formats, sweep=sweep, partial=partial, mlflow=mlflow
+    )
 
 
 def explain(

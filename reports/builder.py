@@ -54,12 +54,14 @@ def build(
     formats: Sequence[str] = FORMATS,
     sweep: str | None = None,
     partial: bool = False,
+    mlflow: str | None = None,
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`.
 
     Without `names`: everything that has material, for every recorded sweep (or the one named); what lacks runs is marked
     and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
-    named); a missing cell is a RequestError that names the missing trials, unless `partial`.
+    named); a missing cell is a RequestError that names the missing trials, unless `partial`. `mlflow`: address of the MLflow
+    UI to which the page links its runs.
     """
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
     specs = load_specs()
@@ -71,7 +73,13 @@ def build(
         raise RequestError(wrong)
     named = bool(names)
     return write(
-        materials(uri, sweep), wanted, Path(out), formats=formats, strict=named and not partial, named=named
+        materials(uri, sweep),
+        wanted,
+        Path(out),
+        formats=formats,
+        strict=named and not partial,
+        named=named,
+        mlflow=mlflow,
     )
 
 
@@ -99,6 +107,7 @@ def write(
     formats: Sequence[str] = FORMATS,
     strict: bool = False,
     named: bool = False,
+    mlflow: str | None = None,
 ) -> Built:
     """`build` on material that is already read. `named`: each spec comes from the first source that plans its grid."""
     built = Built()
@@ -171,7 +180,7 @@ def write(
     if "html" in formats:
         seconds = {spec.name for spec in specs if spec.machine}
         built.html = _page(
-            sections, lambda item: item.name not in seconds, out / "index.html", built, TITLE, LEDE
+            sections, lambda item: item.name not in seconds, out / "index.html", built, TITLE, LEDE, mlflow
         )
         if any(item.name in seconds for section in sections for item in section.items):
             _page(
@@ -181,6 +190,7 @@ def write(
                 built,
                 "Training cost in seconds",
                 "Seconds belong to one machine and what else ran on it, so they are kept apart from what can be compared.",
+                mlflow,
             )
     built.shown = _shown(results)
     return built
@@ -193,6 +203,7 @@ def _page(
     built: Built,
     title: str,
     lede: str,
+    mlflow: str | None,
 ) -> Path:
     kept = [
         html.Section(section.sweep, section.summary, [item for item in section.items if wanted(item)])
@@ -200,7 +211,8 @@ def _page(
     ]
     kept = [section for section in kept if section.items]
     waiting = built.waiting if path.name == "index.html" else ()
-    _save(path, html.render(kept, title=title, lede=lede, footer=FOOTER, waiting=waiting).encode(), built)
+    page = html.render(kept, title=title, lede=lede, footer=FOOTER, waiting=waiting, mlflow=mlflow)
+    _save(path, page.encode(), built)
     return path
 
 

@@ -11,15 +11,9 @@ from ham_core.errors import RequestError
 from reports import published as library
 from reports.builder import materials
 from reports.collect import Material
+from reports.selection import rule_of
 from reports.spec import Column, Spec, chosen, load_specs
 from reports.tables import Row, Table, tables_of
-
-RULES = {
-    "best": "the epoch with the highest average robust accuracy under the selection attack",
-    "best_sum": "the epoch with the highest sum of average and worst-class robust accuracy under the selection attack",
-    "best_worst": "the epoch with the highest worst-class robust accuracy under the selection attack",
-    "last": "the last epoch",
-}
 
 
 def explain(
@@ -121,7 +115,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "waits_for": cell.waits,
         "formula": head.formula,
         "protocol": table.protocol,
-        "selection": _rule(weights),
+        "selection": rule_of(weights),
         "runs": [
             {
                 "run_id": value.run_id,
@@ -140,15 +134,6 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "published": _published(spec, table, row, column, head.metric),
         "footnotes": [text for mark, text in table.footnotes if mark in cell.marks],
     }
-
-
-def _rule(weights: str | None) -> str | None:
-    """How the weights were chosen, in words."""
-    if weights is None:
-        return None
-    rule = max((name for name in RULES if weights == name or weights.startswith(f"{name}_")), key=len)
-    average = weights.removeprefix(rule).lstrip("_")
-    return f"weights of {RULES[rule]}" + (f", averaged over training ({average})" if average else "")
 
 
 def _published(

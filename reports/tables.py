@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
+from orchestration.tracking import COMMIT
 from reports import published as library
 from reports.collect import Material, Protocol, Trial
 from reports.spec import Better, Column, Reference, Spec
@@ -34,6 +35,7 @@ class Value:
     fingerprint: str
     run_id: str
     experiment_id: str
+    commit: str = ""  # of the checkout that trained it; empty where none was recorded
 
 
 @dataclass(frozen=True)
@@ -400,7 +402,14 @@ def _cell(spec: Spec, column: Column, line: _Line, material: Material) -> Cell:
         n=len(present),
         expected=expected,
         values=tuple(
-            Value(trial.seed, value * factor, trial.fingerprint, trial.run.run_id, trial.run.experiment_id)
+            Value(
+                trial.seed,
+                value * factor,
+                trial.fingerprint,
+                trial.run.run_id,
+                trial.run.experiment_id,
+                trial.run.tags.get(COMMIT, ""),
+            )
             for trial, value in present
             if trial.run is not None
         ),
