@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning bench-orchestration mutants lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning bench-orchestration mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -94,6 +94,11 @@ bench-orchestration: $(STAMP) ## seconds of ham sweep against a bare loop of two
 
 mutants: $(STAMP) ## flip signs and drop terms in the parts of methods: does a test fail each time? (ARGS="--most 300")
 	@.venv/bin/python -m tests.mutants $(ARGS)
+
+pictures: $(STAMP) ## take the docs' pictures of the report anew, in Chromium, from the digits sweep in STORE (after `make demo`)
+	@$(HAM) report $(SHARED) > /dev/null
+	@.venv/bin/python docs/plot_weights.py
+	@.venv/bin/python -m tests.pictures $(call quote,$(STORE))/report
 
 lock: $(STAMP) ## remake requirements.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev \

@@ -13,6 +13,7 @@ import torch
 
 from ham_core import autoattack, doubts
 from ham_core.attacks.pgd import under_attack
+from ham_core.commit import commit
 from ham_core.config import Start, Trial, fingerprint
 from ham_core.data.augment import to_float
 from ham_core.data.split import Dataset, Split
@@ -384,6 +385,7 @@ def machine(device: torch.device) -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
+        "commit": commit(),
     }
 
 

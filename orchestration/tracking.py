@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from orchestration.sweep import Sweep as SweepFile
 
 PLAN = "plan.json"
+COMMIT = "mlflow.source.git.commit"  # the tag that the MLflow UI shows as a run's version
 MEMBERSHIP = "sweep."  # + sweep name: the tag of every trial that belongs to it
 SERVERS = ("http:", "https:", "databricks")  # beginnings of addresses that are no database
 BATCH = 1000  # metrics that MLflow takes in one call
@@ -918,11 +919,12 @@ def metric_key(name: str) -> str:
 
 
 def machine_tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Device, threads and library versions of the training."""
-    return {
+    """Device, threads, library versions and commit of the training; earlier versions recorded no commit."""
+    tags = {
         "machine": f"{facts['device']}, {facts['threads']} CPU thread{'s' if facts['threads'] != 1 else ''}",
         "versions": json.dumps(facts["versions"], sort_keys=True),
     }
+    return tags | ({COMMIT: facts["commit"]} if facts.get("commit") else {})
 
 
 def classwise(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

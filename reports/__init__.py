@@ -37,6 +37,7 @@ def build(
     partial: bool = False,
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
+    mlflow: str | None = None,
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
@@ -50,6 +51,7 @@ def build(
         partial=partial,
         protocols=protocols,
         store=store,
+        mlflow=mlflow,
     )
 
 

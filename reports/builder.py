@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
 from reports.collect import MODELS, Material, material, tidy, under
-from reports.comparison import published_tables
+from reports.comparison import compared, published_tables
 from reports.figures import Drawing, Lacking, drawn
 from reports.render import csv, html, latex, markdown
 from reports.spec import Spec, chosen, load_specs
@@ -58,13 +58,15 @@ def build(
     partial: bool = False,
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
+    mlflow: str | None = None,
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`.
 
     Without `names`: everything that has material, for every recorded sweep (or the one named); what lacks runs is marked
     and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
     named); a missing cell is a RequestError that names the missing trials, unless `partial`. With `protocols`: only tables
-    under these, and figures where the sweep's own is one of them.
+    under these, and figures where the sweep's own is one of them. `mlflow`: address of the MLflow UI to which the page links
+    its runs.
     """
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
     specs = load_specs()
@@ -75,8 +77,15 @@ def build(
     if wrong:
         raise RequestError(wrong)
     named = bool(names)
-    sources = restricted(materials(uri, sweep, store), protocols)
-    return write(sources, wanted, Path(out), formats=formats, strict=named and not partial, named=named)
+    return write(
+        restricted(materials(uri, sweep, store), protocols),
+        wanted,
+        Path(out),
+        formats=formats,
+        strict=named and not partial,
+        named=named,
+        mlflow=mlflow,
+    )
 
 
 def restricted(sources: Sequence[Material], protocols: Sequence[str]) -> list[Material]:
@@ -123,6 +132,7 @@ def write(
     formats: Sequence[str] = FORMATS,
     strict: bool = False,
     named: bool = False,
+    mlflow: str | None = None,
 ) -> Built:
     """`build` on material that is already read. `named`: each spec comes from the first source that plans its grid."""
     built = Built()
@@ -188,7 +198,15 @@ def write(
             drawings = [drawing] if drawing is not None else []
             if tables or drawings:
                 section.items.append(
-                    html.Item(spec.name, spec.title, spec.question, [*tables, *beside], drawings, links)
+                    html.Item(
+                        spec.name,
+                        spec.title,
+                        spec.question,
+                        [*tables, *beside],
+                        [one for table in tables for one in compared(spec, table)],
+                        drawings,
+                        links,
+                    )
                 )
         if "csv" in formats and not named:
             text = tidy(source.trials).to_csv(index=False, float_format="%.12g", lineterminator="\n")
@@ -198,7 +216,7 @@ def write(
     if "html" in formats:
         seconds = {spec.name for spec in specs if spec.machine}
         built.html = _page(
-            sections, lambda item: item.name not in seconds, out / "index.html", built, TITLE, LEDE
+            sections, lambda item: item.name not in seconds, out / "index.html", built, TITLE, LEDE, mlflow
         )
         if any(item.name in seconds for section in sections for item in section.items):
             _page(
@@ -208,6 +226,7 @@ def write(
                 built,
                 "Training cost in seconds",
                 "Seconds belong to one machine and what else ran on it, so they are kept apart from what can be compared.",
+                mlflow,
             )
     built.shown = _shown(results)
     return built
@@ -241,6 +260,7 @@ def _page(
     built: Built,
     title: str,
     lede: str,
+    mlflow: str | None,
 ) -> Path:
     kept = [
         html.Section(section.sweep, section.summary, [item for item in section.items if wanted(item)])
@@ -248,7 +268,8 @@ def _page(
     ]
     kept = [section for section in kept if section.items]
     waiting = built.waiting if path.name == "index.html" else ()
-    _save(path, html.render(kept, title=title, lede=lede, footer=FOOTER, waiting=waiting).encode(), built)
+    page = html.render(kept, title=title, lede=lede, footer=FOOTER, waiting=waiting, mlflow=mlflow)
+    _save(path, page.encode(), built)
     return path
 
 

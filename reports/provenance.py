@@ -11,15 +11,9 @@ from ham_core.errors import RequestError
 from reports.builder import materials, restricted
 from reports.collect import Material
 from reports.comparison import compared
+from reports.selection import rule_of
 from reports.spec import Spec, canonical, chosen, load_specs
 from reports.tables import FILE_NOTE, Head, Row, Table, tables_of
-
-RULES = {
-    "best": "the epoch with the highest average robust accuracy under the selection attack",
-    "best_sum": "the epoch with the highest sum of average and worst-class robust accuracy under the selection attack",
-    "best_worst": "the epoch with the highest worst-class robust accuracy under the selection attack",
-    "last": "the last epoch",
-}
 
 
 def explain(
@@ -147,7 +141,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "formula": head.formula,
         "protocol": table.protocol,
         **judged,
-        "selection": FILE_NOTE.format(file=file) if file else _rule(weights),
+        "selection": FILE_NOTE.format(file=file) if file else rule_of(weights),
         "runs": [
             {
                 "run_id": value.run_id,
@@ -168,15 +162,6 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "published": _published(spec, table, row, head),
         "footnotes": [*table.deviations, *cell.remarks, *row.remarks],
     }
-
-
-def _rule(weights: str | None) -> str | None:
-    """How the weights were chosen, in words."""
-    if weights in (None, "file"):
-        return None
-    rule = max((name for name in RULES if weights == name or weights.startswith(f"{name}_")), key=len)
-    average = weights.removeprefix(rule).lstrip("_")
-    return f"weights of {RULES[rule]}" + (f", averaged over training ({average})" if average else "")
 
 
 def _published(spec: Spec, table: Table, row: Row, head: Head) -> list[dict[str, Any]]:

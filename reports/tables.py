@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
+from orchestration.tracking import COMMIT
 from reports.collect import ABSENT, MODELS, Material, Protocol, Trial, protocol_of, readable
 from reports.footnotes import marked
 from reports.judging import Judge
@@ -50,6 +51,7 @@ class Value:
     run_id: str
     experiment_id: str
     file: str = ""  # of somebody else's model: where its weights come from
+    commit: str = ""  # of the checkout that trained it; empty where none was recorded
 
 
 @dataclass(frozen=True)
@@ -631,6 +633,7 @@ def _cell_of_trials(
                 trial.run.run_id,
                 trial.run.experiment_id,
                 trial.file,
+                trial.run.tags.get(COMMIT, ""),
             )
             for trial, value in present
             if trial.run is not None

@@ -66,6 +66,14 @@ def report(
     partial: Annotated[
         bool, typer.Option("--partial", help="Write named tables although cells are missing.")
     ] = False,
+    mlflow_url: Annotated[
+        str | None,
+        typer.Option(
+            "--mlflow-url",
+            metavar="URL",
+            help="The MLflow UI that the page links runs to. [default: the tracking server, else http://127.0.0.1:5000]",
+        ),
+    ] = None,
     sweep: SweepFlag = None,
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
@@ -81,14 +89,19 @@ def report(
     if wrong or not chosen:
         raise RequestError(wrong or f"--format: no format given; {known('', FORMATS)}")
     place = open_store(store, must_exist=uri is None)
+    if mlflow_url and not mlflow_url.startswith(("http://", "https://")):
+        raise RequestError(
+            f"--mlflow-url: '{mlflow_url}' is no web address; try --mlflow-url http://127.0.0.1:5000"
+        )
     target = out or place.path / "report"
     reason = unwritable(target)
     if reason:
         raise RequestError(
             f"--out: {target} cannot be written ({reason}); name a folder in which you may write, for example --out tables"
         )
+    address = tracking_uri(uri, place)
     built = reports.build(
-        uri=tracking_uri(uri, place),
+        uri=address,
         out=target,
         names=names or (),
         formats=chosen,
@@ -96,6 +109,7 @@ def report(
         partial=partial,
         protocols=_words(protocol),
         store=place.path,
+        mlflow=mlflow_url or (address if address.startswith("http") else None),
     )
     if built.shown:
         print(built.shown)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ham_core.commit import commit
 from ham_core.config import fingerprint
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder
@@ -97,6 +98,7 @@ def test_a_complete_trial_becomes_one_finished_run_with_all_it_knows(store: Path
     assert run.data.tags["fingerprint"] == fingerprint(ONE)
     assert run.data.tags["data"] == "digits"
     assert "torch" in json.loads(run.data.tags["versions"])
+    assert run.data.tags.get(tracking.COMMIT) == commit()  # None where the tests run outside a checkout
     assert run.data.params["method.objective.name"] == "at"
     assert run.data.params["epsilon"] == "0.2"
     assert run.data.params["data.label"] == "digits"

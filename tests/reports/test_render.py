@@ -10,6 +10,7 @@ import pytest
 from reports.builder import write
 from reports.render import csv as csv_format
 from reports.render import latex, markdown
+from reports.render.marks import with_values
 from reports.spec import load_specs
 from reports.tables import tables_of
 
@@ -145,3 +146,28 @@ def test_csv_holds_no_ids_dates_or_paths(digits, table):
         assert run.run_id[:8] not in text
         assert run.fingerprint[:8] not in text
     assert not re.search(r"\d{4}-\d\d-\d\d|/tmp|/root|/home", text)
+
+
+def test_a_page_links_its_runs_to_the_mlflow_ui_that_is_named(digits, tmp_path):
+    spec = load_specs()["ham-main"]
+    for address, wanted in ((None, "http://127.0.0.1:5000"), ("https://a.b/mlflow/", "https://a.b/mlflow")):
+        write([digits.material()], [spec], tmp_path, formats=("html",), mlflow=address)
+        page = (tmp_path / "index.html").read_text(encoding="utf-8")
+        assert f'{{"mlflow":"{wanted}",' in page
+
+
+def test_marks_of_a_drawing_get_the_values_of_its_data():
+    svg = '<svg><g id="sr-0-1"/><rect id="pt-0-0" x="1"/><circle id="pt-0-7" r="4"/></svg>'
+    series = {
+        "name": "A<B",
+        "x": ["cat"],
+        "y": [43.216],
+        "low": [40],
+        "high": [46.5],
+        "label": ["A<B, cat: 43 %"],
+    }
+    assert with_values(svg, {"x": "class", "y": "accuracy (%)", "series": [series]}) == (
+        '<svg><g id="sr-0-1" data-series="0"/><rect id="pt-0-0" data-mark="0-0" data-series="0" data-name="A&lt;B" x="1">'
+        '<title>A&lt;B\nclass: cat\naccuracy (%): 43.22 (40 to 46.5)</title></rect><circle id="pt-0-7" r="4"/></svg>'
+    )
+    assert with_values(svg, None) == svg
