@@ -1,1 +1,1 @@
-"""The tests, as a package of their own: another one of this name may be installed."""
+"""The tests. A package, so that a `tests` of somebody else in site-packages (RobustBench brings one) is not found first."""
