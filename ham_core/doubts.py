@@ -7,6 +7,7 @@ under which docs/evaluation.md says when it is raised, what it means and what to
 
 Differs from AutoAttack's flags: a share of images with zero gradient is tolerated instead of none, a black-box success must
 be two images or more, and the modes of layers, the dependence on the batch, the radius and the gap to PGD are checked too.
+An attack that is weak by its settings says nothing about the model, and is compared with no other (`convinces`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from ham_core.lazy import F, torch
 from ham_core.protocol import QUERIES, EvaluationAttack
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
     from ham_core.data.split import Split
 
 IMAGES = 64  # that a check of the model looks at
+PASSES = 8  # over the same images: a layer that tosses one coin per batch looks the same in two of them half of the time
 RANDOM = 1e-4  # two passes may differ by this share of the largest logit
 BATCH = 1e-2  # and of the same images in two batches: other kernels round otherwise, by far less than this
 SIMPLEX = 1e-5  # outputs this close to non-negative numbers of sum 1 are probabilities
@@ -34,51 +37,58 @@ BLACK_BOX = 0.002  # Square may break this share of images that no white-box att
 LEFT = 0.01  # share of images that may stand when every image can be made any other
 RISE = 0.01  # robust accuracy may rise by this much from one radius to the next: chance of the start points
 SLACK = 1e-5  # of radius and range: rounding
+STEPS = 10  # of PGD and CW, at least, where they stand for what gradients can do
 
-WHITE_BOX = ("fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t")
+WHITE_BOX = ("pgd", "cw", "apgd-ce", "apgd-t", "fab-t")
+STRONGER = ("autoattack", "apgd-ce", "apgd-t", "fab-t")  # than PGD with steps of one size
 
 
 # the model -----------------------------------------------------------------------------------------------------------
 
 
 def of_model(model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
-    """Doubts about a model as it is handed over, x (B,C,H,W) in [0, 1], y (B,): four passes and one gradient of 64 images.
+    """Doubts about a model as it is handed over, x (B,C,H,W) in [0, 1], y (B,): ten passes and one gradient of 64 images.
 
     A layer in training mode ends the checks: passes would move its averages. Parameters get no gradients.
     """
-    modes = list(_modes(model))
+    modes = list(
+        _modes(model, "layers are in training mode, {} among them; call model.eval() before it is judged")
+    )
     if modes:
         return modes
     x, y = x[:IMAGES], y[:IMAGES]
     half = len(x) // 2
     with torch.no_grad():
-        first, second = model(x), model(x)
+        first = model(x)
+        modes = list(
+            _modes(model, "layers, {} among them, are put into training mode by a pass; take that call out")
+        )
+        if modes:
+            return modes
+        others = [model(x) for _ in range(PASSES - 1)]
         apart = torch.cat([model(x[:half]), model(x[half:])]) if half > 1 else first
     if not torch.isfinite(first).all():
         bad = int((~torch.isfinite(first)).any(1).sum())
         return [f"nan: the outputs of {bad} of {len(x)} clean images are not finite numbers"]
     return [
-        *_random(first, second, apart),
+        *_random(first, others, apart),
         *_probabilities(first),
         *_zero_gradients(model, x, y),
     ]
 
 
-def _modes(model: nn.Module) -> Iterator[str]:
+def _modes(model: nn.Module, sentence: str) -> Iterator[str]:
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
-        yield (
-            f"training-mode: {len(training)} layers are in training mode, {training[0]} among them; "
-            "call model.eval() before it is judged"
-        )
+        yield f"training-mode: {len(training)} {sentence.format(training[0])}"
 
 
-def _random(first: Tensor, second: Tensor, apart: Tensor) -> Iterator[str]:
-    largest = float(first.abs().amax().clamp_min(1e-12))
-    change = float((first - second).abs().amax()) / largest
+def _random(first: Tensor, others: Sequence[Tensor], apart: Tensor) -> Iterator[str]:
+    largest = float(first.abs().amax().clamp_min(1e-30))  # tiny logits are logits too
+    change = float(torch.stack([(first - other).abs().amax() for other in others]).amax()) / largest
     if not change <= RANDOM:
         yield (
-            f"random-outputs: two passes over the same images differ by {change:.2g} of the largest logit; "
+            f"random-outputs: passes over the same images differ by {change:.2g} of the largest logit; "
             "attacks need the average over many passes"
         )
         return
@@ -150,6 +160,16 @@ def of_extent(extent: Sequence[float], epsilon: float) -> list[str]:
     return found
 
 
+def of_confidence(clean: np.ndarray, attacked: np.ndarray) -> list[str]:
+    """Doubts about p_y (N,) of all images, clean and as attacked: NaN where the outputs are no numbers."""
+    bad = [int((values != values).sum()) for values in (clean, attacked)]
+    if not any(bad):
+        return []
+    return [
+        f"nan: of {len(clean)} images the outputs of {bad[0]} clean and {bad[1]} attacked ones are not finite numbers"
+    ]
+
+
 def of_ensemble(broken: Mapping[str, int], images: int) -> list[str]:
     """Doubts about an ensemble: `broken` images by each attack among those that the attacks before it left standing."""
     by_square = broken.get("square", 0)
@@ -175,22 +195,29 @@ def _black_box(alone: int, images: int, others: str) -> str:
 def between(records: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]) -> list[str]:
     """Doubts that follow from an evaluation's record beside the `records` of the same trial.
 
-    Compared are attacks on the same weights with the same norm and radius: PGD against AutoAttack, Square against white-box.
+    Compared are attacks on the same weights with the same norm and radius: PGD against AutoAttack and its parts, Square
+    against white-box attacks. Only those that `convinces` count.
     """
+    if not convinces(evaluation):
+        return []
     mine = _terms(evaluation)
-    alike = [*(one for one in records if _terms(one) == mine), evaluation]
+    alike = [*(one for one in records if _terms(one) == mine and convinces(one)), evaluation]
     accuracy: dict[str, float] = {}
     for one in alike:
         kind, average = one["attack"]["kind"], _average(one)
         accuracy[kind] = min(average, accuracy.get(kind, average))
     images, kind = sum(evaluation["images"].values()), evaluation["attack"]["kind"]
     found = []
-    if kind in ("pgd", "autoattack") and {"pgd", "autoattack"} <= accuracy.keys():
-        gap = accuracy["pgd"] - accuracy["autoattack"]
+    strongest = min(
+        (name for name in STRONGER if name in accuracy), key=lambda name: accuracy[name], default=""
+    )
+    if "pgd" in accuracy and strongest and kind in ("pgd", strongest):
+        gap = accuracy["pgd"] - accuracy[strongest]
         if gap > GAP:
+            title = "AutoAttack" if strongest == "autoattack" else strongest
             found.append(
-                f"pgd-gap: {100 * accuracy['pgd']:.1f} % stand under PGD but {100 * accuracy['autoattack']:.1f} % under "
-                f"AutoAttack, {100 * gap:.1f} points apart; the model hides gradients from PGD, report AutoAttack"
+                f"pgd-gap: {100 * accuracy['pgd']:.1f} % stand under PGD but {100 * accuracy[strongest]:.1f} % under {title}, "
+                f"{100 * gap:.1f} points apart; gradients of the cross-entropy mislead on this model, report AutoAttack"
             )
     white = [accuracy[name] for name in WHITE_BOX if name in accuracy]
     if "square" in accuracy and white and kind in ("square", *WHITE_BOX):
@@ -198,6 +225,19 @@ def between(records: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any])
         if _counts(alone, images):
             found.append(_black_box(alone, images, "the strongest white-box attack"))
     return found
+
+
+def convinces(record: Mapping[str, Any]) -> bool:
+    """Whether it says something of the model that an attack leaves images standing. FGSM does not, and weak PGD and CW do not.
+
+    PGD and CW need N ≥ 10 steps α that lead through the ball, N α ≥ 2ε, and α ≤ ε; the default is α = ε/4.
+    """
+    attack, radius = record["attack"], record["epsilon"]
+    if attack["kind"] not in ("pgd", "cw"):
+        return bool(attack["kind"] != "fgsm")
+    steps, step = attack["steps"], attack.get("step")
+    step = radius / 4 if step is None else step
+    return bool(steps >= STEPS and 2 * radius * (1 - SLACK) <= steps * step and step <= radius * (1 + SLACK))
 
 
 def _terms(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from ham_core.attacks.losses import cross_entropy, margin
 from ham_core.attacks.pgd import Rows, pgd, start_in_l2, start_point, under_attack
 from ham_core.data.augment import to_float
 from ham_core.data.split import Split
+from ham_core.network import exact_fp32
 from ham_core.protocol import EvaluationAttack
 from ham_core.randomness import generator
 
@@ -55,6 +56,26 @@ class Seen:
     broken: dict[str, int] = field(default_factory=dict)  # images broken by each part of an ensemble
 
 
+class Attackable(nn.Module):
+    """A model whose outputs depend on the pixels, be it with slope zero.
+
+    Where no gradient reaches the pixels, gradient attacks then stand still, as they do where it is zero, and the doubt
+    `zero-gradients` says so; PyTorch would raise. Outputs and gradients are otherwise those of the model: z + 0.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        if logits.is_inference():  # made under torch.inference_mode: attacks may not write to it
+            logits = logits.clone()
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return logits
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True).to(logits.dtype)
+
+
 def attack_images(
     model: nn.Module,
     images: Split,
@@ -65,7 +86,7 @@ def attack_images(
     progress: Path | None = None,
     late: Callable[[], bool] | None = None,
 ) -> Seen:
-    """Attack a whole split in fp32. The model is judged in eval mode and comes back as it was.
+    """Attack a whole split in exact fp32. The model is judged in eval mode and comes back as it was.
 
     epsilon: the L∞ radius of an attack that has none of its own. progress, late: for AutoAttack and its parts, where the
     state is kept and when to stop with autoattack.Unfinished.
@@ -78,11 +99,11 @@ def attack_images(
     noise = [generator(seed, "start", restart, images.images.device) for restart in range(attack.restarts)]
     parts: list[tuple[Tensor, ...]] = []
     extent = torch.zeros(3, device=images.images.device)
-    with under_attack(model, "eval"):
+    with under_attack(model, "eval"), exact_fp32():
         for first in range(0, len(images), BATCH):
             x = to_float(images.images[first : first + BATCH]).contiguous(memory_format=torch.channels_last)
             y = images.labels[first : first + BATCH]
-            *seen, reached = _attack_batch(model, x, y, attack, epsilon, noise)
+            *seen, reached = _attack_batch(Attackable(model), x, y, attack, epsilon, noise)
             parts.append(tuple(seen))
             extent = torch.maximum(extent, reached)
     joined = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
@@ -103,9 +124,9 @@ def _by_library(
 ) -> Seen:
     """AutoAttack or one part of it."""
     parts = autoattack.parts_of(attack)
-    with under_attack(model, "eval"):
+    with under_attack(model, "eval"), exact_fp32():
         state = autoattack.run_parts(
-            model,
+            Attackable(model),
             images,
             parts,
             epsilon=epsilon,

@@ -42,7 +42,7 @@ from ham_core.errors import RequestError, known
 from ham_core.folder import TrialFolder, read_json, write_json
 from ham_core.models.layers import Normalize
 from ham_core.models.preact_resnet import Block
-from ham_core.network import set_precision, usable
+from ham_core.network import exact_fp32, usable
 from ham_core.protocol import EVALUATION_VERSION, EvaluationAttack
 from ham_core.randomness import derived_seed
 from ham_core.run import judge
@@ -131,7 +131,6 @@ def evaluate(
     images: a data set's name or a folder; limit: use about that many test images, the same number per class.
     """
     torch.set_num_threads(threads)
-    set_precision("fp32")
     chosen = usable(device)
     member = _member(request, images)
     dataset = _dataset(images, limit, chosen)
@@ -544,7 +543,7 @@ def probe(
 def _accuracy(model: nn.Module, images: Split) -> float:
     model = model.to(images.labels.device)
     right = 0
-    with under_attack(model, "eval"):
+    with under_attack(model, "eval"), exact_fp32():
         for first in range(0, len(images), 100):
             rows = slice(first, first + 100)
             right += int((model(to_float(images.images[rows])).argmax(1) == images.labels[rows]).sum())

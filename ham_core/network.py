@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +72,28 @@ def set_precision(precision: str) -> None:
     """fp32 means fp32 in convolutions too, which CUDA otherwise computes in TF32."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """fp32 as `set_precision("fp32")` means it, whatever the training or somebody's model has set; restored afterwards.
+
+    Every evaluation runs in here: TF32 keeps ten bits, and would judge another function than the one that was trained.
+    """
+    backends: Any = torch.backends
+    general = getattr(backends, "fp32_precision", None)  # PyTorch before 2.9 has none
+    products = torch.get_float32_matmul_precision()
+    try:
+        convolutions = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # somebody set the general one alone, which PyTorch cannot express in this
+        convolutions = False
+    if general is not None:
+        backends.fp32_precision = "ieee"
+    set_precision("fp32")
+    try:
+        yield
+    finally:
+        if general is not None:
+            backends.fp32_precision = general
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

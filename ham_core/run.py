@@ -21,7 +21,7 @@ from ham_core.errors import RequestError
 from ham_core.evaluation import Seen, attack_images
 from ham_core.folder import TrialFolder, load_tensors, save_tensors
 from ham_core.metrics import class_keys, metric_name, summarize
-from ham_core.network import build_model, usable
+from ham_core.network import build_model, exact_fp32, usable
 from ham_core.prefix import prefix_file, prefix_of
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
@@ -363,10 +363,11 @@ def _doubts(
 ) -> list[str]:
     """The checks that cost a few passes; ham_core/doubts.py has one that costs attacks of its own."""
     few = slice(0, doubts.IMAGES)
-    with under_attack(model, "eval"):
+    with under_attack(model, "eval"), exact_fp32():
         found = doubts.of_model(model, to_float(test.images[few]), test.labels[few])
     return [
         *found,
+        *doubts.of_confidence(seen.clean_confidence, seen.confidence),
         *doubts.of_extent(seen.extent, record["epsilon"]),
         *doubts.of_ensemble(seen.broken, len(test)),
         *doubts.between(folder.evaluations(skip_damaged=True), record),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -74,9 +76,40 @@ def test_layers_in_training_mode_are_named_and_not_run(images):
         model.eval()
 
 
+def test_a_pass_that_turns_on_training_mode_is_noticed(images):
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = copy.deepcopy(network())
+
+        def forward(self, x):
+            return self.inner.train()(x)
+
+    (sentence,) = doubts.of_model(Turned().eval(), to_float(images.images), images.labels)
+    assert name(sentence) == "training-mode" and "inner among them, are put into" in sentence
+
+
 def test_random_outputs_are_noticed(images):
     assert found(Around(before=lambda x: x + 0.01 * torch.randn_like(x)).eval(), images) == ["random-outputs"]
     assert found(Around(after=lambda z: nn.functional.dropout(z, 0.1)).eval(), images) == ["random-outputs"]
+
+
+def test_a_coin_that_is_tossed_once_per_batch_is_noticed(images):
+    """Two passes look the same half of the time, eight only once in 128."""
+    torch.manual_seed(3)  # the first six tosses are heads, the next two tails
+
+    class Flip(nn.Module):
+        def forward(self, x):
+            return network()(x.flip(3) if torch.rand(()) < 0.5 else x)
+
+    assert found(Flip().eval(), images) == ["random-outputs"]
+
+
+def test_tiny_and_large_logits_of_a_sound_model_raise_no_doubt(images):
+    for scale in (1e-20, 1e-4, 5.0):
+        assert found(Around(after=lambda z, scale=scale: scale * z).eval(), images) == []
+    noisy = Around(before=lambda x: x + 0.01 * torch.randn_like(x), after=lambda z: 1e-20 * z)
+    assert found(noisy.eval(), images) == ["random-outputs"]
 
 
 def test_outputs_that_depend_on_the_other_images_are_noticed(images):
@@ -101,7 +134,7 @@ def test_changes_of_outputs_are_measured_by_the_largest_logit():
         (0.0, 0.9, []),
         (0.0, 1.1, ["batch-dependent"]),
     ):
-        model = Told(0.0, second, apart, apart).eval()
+        model = Told(0.0, *[second] * (doubts.PASSES - 1), apart, apart).eval()
         raised = [name(sentence) for sentence in doubts.of_model(model, x, y)]
         assert raised == [*expected, "zero-gradients"]
 
@@ -185,6 +218,15 @@ def test_images_outside_the_ball_or_the_range_or_that_are_none_are_noticed():
     assert doubts.extent(x, torch.full_like(x, torch.nan), "linf").isnan().all()
 
 
+def test_outputs_that_are_no_numbers_under_attack_are_noticed():
+    p = np.array([0.5, np.nan, 0.1])
+    assert doubts.of_confidence(np.zeros(3), np.ones(3)) == []
+    (sentence,) = doubts.of_confidence(np.ones(3), p)
+    assert sentence.startswith("nan: of 3 images the outputs of 0 clean and 1 attacked ones")
+    (sentence,) = doubts.of_confidence(p, np.ones(3))
+    assert "1 clean and 0 attacked" in sentence
+
+
 def test_square_breaking_what_white_box_attacks_left_standing_is_noticed():
     assert doubts.of_ensemble({"apgd-ce": 50, "square": 0}, 100) == []
     assert doubts.of_ensemble({"apgd-ce": 50, "square": 1}, 100) == []  # one image is chance
@@ -215,7 +257,7 @@ def record(
 ) -> dict[str, Any]:
     return {
         "weights": weights,
-        "attack": {"kind": kind, "norm": "linf", **attack},
+        "attack": {"kind": kind, "norm": "linf", "steps": 20, "step": None, **attack},
         "attack_name": kind,
         "epsilon": epsilon,
         "images": {"00_a": 400, "01_b": 600},
@@ -245,6 +287,38 @@ def test_the_strongest_pgd_counts_and_only_on_the_same_terms():
     old = record("pgd", 0.55)
     del old["attack"]["norm"]  # a record made before there were norms
     assert len(doubts.between([old], theirs)) == 1
+
+
+def test_pgd_is_compared_with_parts_of_autoattack_too():
+    pgd, part = record("pgd", 0.55), record("apgd-t", 0.49)
+    (sentence,) = doubts.between([pgd], part)
+    assert "49.0 % under apgd-t" in sentence
+    assert doubts.between([part], pgd) == [sentence]
+    assert doubts.between([pgd, record("autoattack", 0.48)], part) == []  # told already, of AutoAttack
+    assert len(doubts.between([pgd, part], record("autoattack", 0.48))) == 1
+
+
+def test_attacks_that_are_weak_by_their_settings_say_nothing_about_the_model():
+    """ε = 0.1: ten steps of 0.02 lead just through the ball; 0.1 is the longest step."""
+    theirs, square = record("autoattack", 0.2), record("square", 0.2)
+    for weak in (
+        record("fgsm", 0.6),
+        record("pgd", 0.6, steps=1),
+        record("pgd", 0.6, steps=9),
+        record("pgd", 0.6, steps=10, step=0.0199),
+        record("pgd", 0.6, steps=10, step=0.101),
+        record("cw", 0.6, steps=3),
+    ):
+        assert doubts.between([weak], theirs) == doubts.between([theirs], weak) == []
+        assert doubts.between([weak], square) == doubts.between([square], weak) == []
+    for strong in (
+        record("pgd", 0.6, steps=10),
+        record("pgd", 0.6, steps=10, step=0.02),
+        record("pgd", 0.6, steps=10, step=0.1),
+    ):
+        assert len(doubts.between([strong], theirs)) == len(doubts.between([strong], square)) == 1
+    assert len(doubts.between([record("cw", 0.6, steps=10)], square)) == 1
+    assert doubts.convinces(record("pgd", 0.6, epsilon=0.0))
 
 
 def test_square_stronger_than_every_white_box_attack_is_noticed():

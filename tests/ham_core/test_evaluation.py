@@ -9,11 +9,13 @@ import torch
 from ham_core import autoattack, models
 from ham_core.attacks.losses import cross_entropy
 from ham_core.attacks.pgd import start_in_l2
+from ham_core.data.augment import to_float
 from ham_core.data.split import Split
 from ham_core.errors import RequestError
-from ham_core.evaluation import attack_images
+from ham_core.evaluation import Attackable, attack_images
 from ham_core.folder import TrialFolder
 from ham_core.metrics import summarize
+from ham_core.network import exact_fp32
 from ham_core.protocol import NAMES, Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import generator
 from ham_core.run import run_trial
@@ -211,12 +213,13 @@ def test_doubts_are_recorded_with_the_evaluation(tmp_path, monkeypatch):
     run(one, folder, evaluations("last"))
     assert [record["doubts"] for record in folder.evaluations()] == [[], []]
     monkeypatch.setattr("ham_core.doubts.of_model", lambda model, x, y: [f"mode {model.training} {len(x)}"])
+    monkeypatch.setattr("ham_core.doubts.of_confidence", lambda clean, seen: [f"confidence {len(seen)}"])
     monkeypatch.setattr("ham_core.doubts.of_extent", lambda extent, epsilon: [f"extent {epsilon}"])
     monkeypatch.setattr("ham_core.doubts.of_ensemble", lambda broken, images: [f"ensemble {images}"])
     monkeypatch.setattr("ham_core.doubts.between", lambda records, record: [f"{len(records)} others"])
     run(one, folder, [Evaluation(weights="last", attack=CW)])
     (record,) = (record for record in folder.evaluations() if record["attack_name"] == "cw20")
-    assert record["doubts"] == ["mode False 60", "extent 0.2", "ensemble 60", "2 others"]
+    assert record["doubts"] == ["mode False 60", "confidence 60", "extent 0.2", "ensemble 60", "2 others"]
 
 
 def run(one, folder, evaluations=(), **settings):
@@ -338,3 +341,93 @@ def test_images_changed_since_planning_are_noticed(tmp_path):
     changed = one.model_copy(update={"data": one.data.model_copy(update={"train_digest": "0" * 64})})
     with pytest.raises(Exception, match="training images have changed"):
         run(changed, TrialFolder(tmp_path / "x"))
+
+
+# what models may do -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "autoattack"])
+def test_every_evaluation_computes_in_exact_fp32_and_leaves_the_settings_as_found(name, images, monkeypatch):
+    """TF32 is on before, as PyTorch has it for convolutions on GPUs: off in every pass, on again afterwards."""
+    monkeypatch.setattr("ham_core.autoattack.parts_of", cheap_parts)
+    seen = set()
+
+    def settings():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    class Watching(Linear):
+        def forward(self, x):
+            seen.add(settings())
+            return super().forward(x)
+
+    before = settings()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        model = Watching(torch.randn(4, 16)).eval()
+        attack = EvaluationAttack.model_validate(name)
+        attack_images(model, Split(images.images[:8], images.labels[:8]), attack, epsilon=0.1, seed=0)
+        assert seen == {("highest", False)}
+        assert settings() == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch before 2.9")
+def test_the_general_setting_of_newer_pytorch_is_overruled_and_restored():
+    with exact_fp32():
+        pass
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with exact_fp32():
+            assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.fp32_precision == "tf32"
+    finally:
+        torch.backends.fp32_precision = "none"
+
+
+def test_doubts_are_looked_for_in_exact_fp32(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "ham_core.doubts.of_model",
+        lambda model, x, y: seen.append(torch.backends.cudnn.allow_tf32) or [],
+    )
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    one = trial("at", epochs=1)
+    folder = TrialFolder.of(tmp_path, one)
+    run(one, folder)
+    torch.backends.cudnn.allow_tf32 = True  # the training is fp32
+    run(one, folder, [Evaluation(weights="last", attack=CLEAN)])
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd20", "cw20", "apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize("how", ["detached", "numpy", "inference"])
+def test_attacks_on_a_model_without_gradients_stand_still_instead_of_failing(name, how, images):
+    class Closed(Linear):
+        def forward(self, x):
+            if how == "inference":
+                with torch.inference_mode():
+                    return super().forward(x)
+            inside = x.detach() if how == "detached" else torch.from_numpy(x.detach().numpy().copy())
+            return super().forward(inside)
+
+    settings = {"name": name, "queries": 20} if name == "square" else name
+    attack = EvaluationAttack.model_validate(settings)
+    model = Closed(torch.randn(4, 16, generator=torch.Generator().manual_seed(0))).eval()
+    few = Split(images.images[:8], images.labels[:8])
+    seen = attack_images(model, few, attack, epsilon=0.1, seed=0)
+    assert np.isfinite(seen.confidence).all() and seen.extent[0] <= 0.1 + 1e-6
+
+
+def test_outputs_and_gradients_are_those_of_the_model_bit_for_bit():
+    x = to_float(digits()[1].images[:20]).requires_grad_()
+    y = digits()[1].labels[:20] % 4
+    results = []
+    for model in (network(), Attackable(network())):
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(cross_entropy(logits, y).sum(), x)
+        results.append((logits, gradient))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
