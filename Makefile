@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-planning bench-orchestration mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-planning bench-orchestration mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -85,6 +85,9 @@ ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
 
 bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (ARGS=)
 	@.venv/bin/python -m benchmarks.steps $(ARGS)
+
+bench-data: $(STAMP) ## seconds to decode and to load images, and the share of augmentation in an AT step (DATA= ARGS=)
+	@.venv/bin/python -m benchmarks.data $(if $(DATA),$(call quote,$(DATA))) $(ARGS)
 
 bench-planning: $(STAMP) ## seconds and memory of ham plan and status with 10,000 trials, of ham sweep with 1,000 finished ones (ARGS=)
 	@.venv/bin/python -m benchmarks.planning $(ARGS)

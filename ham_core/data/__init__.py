@@ -86,12 +86,15 @@ def load(
     original order.
     """
     from ham_core.data.split import divide
+    from ham_core.data.tensorfile import with_statistics
 
     source = find(name, folder, size)
     told = relabelled(source.facts(), label, name)
+    tensors = source.load(progress)
+    decoded = getattr(source, "tensor_file", None)  # of those that decode pictures once
     return divide(
-        source.load(progress),
-        told,
+        tensors,
+        told if decoded is None else with_statistics(told, decoded),
         validation=validation,
         split_seed=split_seed,
         train_limit=train_limit,

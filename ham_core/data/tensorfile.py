@@ -2,7 +2,7 @@
 
     {train_images, test_images: uint8 (N,C,H,W); train_labels, test_labels: int64 (N,);
      classes: list of names; train_digest, test_digest, label: strings;
-     mean, std: published channel statistics, lists of floats, or None}
+     mean, std: channel statistics, published or of all training images, lists of floats; in earlier versions also None}
 
 written by torch.save. A plan needs only the names and shapes, so `header` reads them without torch, and without pixels.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,20 @@ class TensorFile:
 
 
 def write(path: Path, tensors: Tensors, facts: Facts) -> None:
-    """One step from absent to complete, so that two trials at once cannot see half a file."""
+    """One step from absent to complete, so that two trials at once cannot see half a file.
+
+    Channel statistics that were not published are counted here, once: of 50,000 images they take as long as all other loading.
+    """
+    from ham_core.data.split import statistics
+
+    if facts.mean is None or facts.std is None:
+        mean, std = statistics(tensors.train_images)
+        facts = replace(facts, mean=mean, std=std)
     contents = {
         **tensors._asdict(),
         "classes": list(facts.classes),
         **{key: getattr(facts, key) for key in TEXTS},
-        **{
-            key: None if getattr(facts, key) is None else list(getattr(facts, key)) for key in ("mean", "std")
-        },
+        **{key: list(getattr(facts, key)) for key in ("mean", "std")},
     }
     try:
         with written(path) as temporary, open(temporary, "wb") as file:
@@ -108,6 +115,14 @@ def write(path: Path, tensors: Tensors, facts: Facts) -> None:
             f"data: cannot write the decoded images to {path} ({error.strerror or error}); "
             "set HAM_DATA to a folder with space"
         ) from error
+
+
+def with_statistics(facts: Facts, path: Path) -> Facts:
+    """The facts with the channel statistics of the file, which is whole; unchanged where they are known, or it has none."""
+    told = header(path) if facts.mean is None or facts.std is None else {}
+    if not told.get("mean") or not told.get("std"):
+        return facts
+    return replace(facts, mean=tuple(told["mean"]), std=tuple(told["std"]))
 
 
 def read(path: Path) -> Tensors:

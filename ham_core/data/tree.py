@@ -78,15 +78,16 @@ def _list(root: Path, part: str, manifest: hashlib._Hash, stray: list[str]) -> d
             stray.append(folder.path)
             continue
         found[folder.name] = []
+        known: list[str] = []  # hashed at once: one call per picture takes as long as looking at it
         for picture in _visible(folder.path):
             if _suffix(picture.name) not in PICTURES or not picture.is_file():
                 stray.append(picture.path)
                 continue
             path, status = f"{part}/{folder.name}/{picture.name}", picture.stat()
             # The change time too: a copy that keeps the modification time is still another file.
-            known = f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
-            manifest.update(os.fsencode(known))
+            known.append(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}")
             found[folder.name].append(path)
+        manifest.update(os.fsencode("".join(known)))
     return found
 
 

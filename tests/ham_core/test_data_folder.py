@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ham_core.data import decode, ensure, facts, find, load, tree
+from ham_core.data import decode, ensure, facts, find, load, split, tree
 from ham_core.data.folder import Folder
 from ham_core.errors import RequestError
 
@@ -348,3 +348,24 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
 def test_a_size_without_pixels_is_a_sentence(photos: Path, size: int) -> None:
     with pytest.raises(RequestError, match=r"data\.size"):
         find(folder=str(photos), size=size)
+
+
+def test_channel_statistics_are_counted_once_when_pictures_are_decoded(photos: Path, monkeypatch) -> None:
+    first = load(folder=str(photos), size=6, validation=0.25, split_seed=0)
+    assert (first.mean, first.std) == split.statistics(Folder(photos, 6).load().train_images)
+
+    def again(images: torch.Tensor) -> None:
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(split, "statistics", again)
+    second = load(folder=str(photos), size=6, validation=0.25, split_seed=0)
+    assert (second.mean, second.std) == (first.mean, first.std)
+
+
+def test_a_cache_of_an_earlier_version_has_no_channel_statistics_and_they_are_counted(photos: Path) -> None:
+    first = load(folder=str(photos), size=6, validation=0.0, split_seed=0)
+    path = Folder(photos, 6).tensor_file
+    contents = torch.load(path, weights_only=True) | {"mean": None, "std": None}
+    torch.save(contents, path)
+    second = load(folder=str(photos), size=6, validation=0.0, split_seed=0)
+    assert (second.mean, second.std) == (first.mean, first.std)
