@@ -64,16 +64,31 @@ class PerClass:
 
     @property
     def avg(self) -> float:
-        """Σ_c h_c / Σ_c n_c: over images, so classes count by their size."""
-        return float(self.hits.sum() / self.images.sum())
+        """Σ_c h_c / Σ_c n_c: over images, so classes count by their size. NaN without images."""
+        images = int(self.images.sum())
+        return int(self.hits.sum()) / images if images else math.nan
 
 
 def per_class(label: np.ndarray, correct: np.ndarray, classes: int) -> PerClass:
-    """label (N,), correct (N,) bool -> counts and rates of each class."""
+    """label (N,), correct (N,) bool or 0 and 1 -> counts and rates of each class. ValueError: they do not fit each other."""
     import numpy as np
 
+    label, correct = _results(classes, label, correct)
     rates, images = class_shares(label, correct, classes)
     return PerClass(images, np.bincount(label[correct], minlength=classes), rates)
+
+
+def _results(classes: int, label: np.ndarray, *correct: np.ndarray) -> list[np.ndarray]:
+    """The labels, and each model's results as bool: 0 and 1 would choose images 0 and 1. ValueError as of `per_class`."""
+    import numpy as np
+
+    label = np.asarray(label)
+    if any(len(one) != len(label) for one in correct):
+        found = " and ".join(str(len(one)) for one in correct)
+        raise ValueError(f"{len(label)} labels, {found} results; one of each per image")
+    if len(label) and not 0 <= label.min() <= label.max() < classes:
+        raise ValueError(f"labels from {label.min()} to {label.max()}; {classes} classes are numbered from 0")
+    return [label.astype(np.int64), *(np.asarray(one, dtype=bool) for one in correct)]
 
 
 # over classes: rates (..., C) -> (...) ---------------------------------------------------------------------------------
@@ -101,23 +116,27 @@ def gap(rates: np.ndarray) -> np.ndarray:
 
 
 def _known(rates: np.ndarray) -> np.ndarray:
-    """Without the classes that have no images."""
+    """Without the classes that have no images; one NaN where none has any."""
     import numpy as np
 
-    return rates[..., ~np.isnan(rates).reshape(-1, rates.shape[-1]).any(0)]
+    known = ~np.isnan(rates).reshape(-1, rates.shape[-1]).any(0)
+    return rates[..., known] if known.any() else rates[..., :1]
 
 
 # how sure --------------------------------------------------------------------------------------------------------------
 
 
 def wilson(hits: int, images: int, level: float = LEVEL) -> Interval:
-    """One rate h/n."""
+    """One rate h/n; NaN for n = 0. ValueError: more hits than images, or fewer than none."""
     from statsmodels.stats.proportion import proportion_confint
 
+    if not 0 <= hits <= images:
+        raise ValueError(f"{hits} of {images} images are no share")
     if images == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
     low, high = proportion_confint(hits, images, alpha=1 - level, method="wilson")
-    return Interval(hits / images, float(low), float(high), images)
+    rate = hits / images  # 10 of 10 end at 0.9999999999999999 there, by rounding
+    return Interval(rate, min(float(low), rate), max(float(high), rate), images)
 
 
 def wilson_low(hits: np.ndarray, images: np.ndarray, level: float = LEVEL) -> np.ndarray:
@@ -162,6 +181,8 @@ def bootstrap(
     import numpy as np
 
     kept = counts.images > 0
+    if not kept.any():
+        return Interval(math.nan, math.nan, math.nan, 0)
     images, rates = counts.images[kept], counts.rates[kept]
     drawn = np.random.default_rng(seed).binomial(images, rates, size=(resamples, len(rates))) / images
     low, high = np.quantile(statistic(drawn), [(1 - level) / 2, (1 + level) / 2])
@@ -177,6 +198,8 @@ def bias_of_worst(counts: PerClass) -> float:
     from scipy.stats import binom
 
     kept = counts.images > 0
+    if not kept.any():
+        return math.nan
     images, rates = counts.images[kept], counts.rates[kept]
     values = np.unique(np.concatenate([np.arange(n + 1) / n for n in np.unique(images)]))
     # â_c ≥ v means at least ⌈v n_c⌉ hits; the rounding undoes that of k / n · n.
@@ -203,15 +226,15 @@ class Paired:
 
 
 def mcnemar(label: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int) -> list[Paired]:
-    """Per class: label (N,), first and second (N,) bool, whether each model is right on the same images in the same order."""
+    """Per class: label (N,), first and second (N,) bool, whether each model is right on the same images in the same order.
+
+    A class without images has p = 1 and is none of those that Holm's correction counts.
+    """
     import numpy as np
     from statsmodels.stats.contingency_tables import mcnemar as exact
     from statsmodels.stats.multitest import multipletests
 
-    if not len(label) == len(first) == len(second):
-        raise ValueError(
-            f"{len(label)} labels, {len(first)} and {len(second)} results; one of each per image"
-        )
+    label, first, second = _results(classes, label, first, second)
     images, only_first, only_second = (
         np.bincount(label[chosen], minlength=classes)
         for chosen in (np.ones(len(label), bool), first & ~second, second & ~first)
@@ -220,7 +243,9 @@ def mcnemar(label: np.ndarray, first: np.ndarray, second: np.ndarray, classes: i
         float(exact([[0, b], [c, 0]], exact=True).pvalue) if b + c else 1.0
         for b, c in zip(only_first, only_second, strict=True)
     ]
-    adjusted = multipletests(p, method="holm")[1]
+    adjusted = np.ones(classes)
+    if images.any():
+        adjusted[images > 0] = multipletests(np.array(p)[images > 0], method="holm")[1]
     return [
         Paired(int(n), int(b), int(c), value, float(holm))
         for n, b, c, value, holm in zip(images, only_first, only_second, p, adjusted, strict=True)

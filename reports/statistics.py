@@ -1,4 +1,4 @@
-"""Mean and interval of a cell.
+"""Mean and interval of a cell: ham_core/statistics.py's, with what is printed beside them.
 
     n >= 2 seeds    m ± t_{n-1, (1+γ)/2} · s / √n,  s the sample standard deviation (n - 1 below the root)
     n = 1 seed      Wilson's score interval of the one proportion over its test images
@@ -10,12 +10,14 @@ finite, so the two are marked apart wherever they are printed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-LEVEL = 0.95
+from ham_core.statistics import LEVEL, PerClass, over_seeds, worst_interval
+from ham_core.statistics import wilson as proportion
+
+__all__ = ["LEVEL", "Estimate", "student_t", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -42,32 +44,21 @@ class Estimate:
 
 def student_t(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """Mean of n values with its t interval; without an interval for n = 1."""
-    n = len(values)
-    if n == 0:
-        raise ValueError("no values")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, None, None, 1, "none")
-    from scipy.stats import t
-
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + level) / 2, n - 1)) * deviation / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n, "t")
+    found = over_seeds(values, level)
+    if found.n == 1:
+        return Estimate(found.estimate, None, None, 1, "none")
+    return Estimate(found.estimate, found.low, found.high, found.n, "t")
 
 
 def wilson(share: float, images: int, level: float = LEVEL) -> Estimate:
     """One proportion of `images` test images, Wilson's score interval. `share` · `images` is a count up to rounding."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(round(share * images), images, alpha=1 - level, method="wilson")
-    return Estimate(share, float(low), float(high), 1, "wilson")
+    found = proportion(round(share * images), images, level)
+    return Estimate(share, found.low, found.high, 1, "wilson")
 
 
 def worst(shares: Sequence[float], images: Sequence[int], level: float = LEVEL) -> Estimate:
     """The smallest of several classes' proportions with a simultaneous interval for the true minimum."""
     import numpy as np
-
-    from ham_core.statistics import PerClass, worst_interval
 
     counts, rates = np.asarray(images), np.asarray(shares, dtype=float)
     found = worst_interval(PerClass(counts, np.round(rates * counts).astype(int), rates), level)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from ham_core.metrics import summarize
 from ham_core.statistics import (
@@ -88,6 +89,45 @@ def test_wilson_interval_of_a_worked_example():
     assert math.isnan(wilson(0, 0).low) and wilson(0, 0).n == 0
 
 
+@pytest.mark.parametrize("images", [1, 2, 3, 10, 37, 1000])
+def test_wilson_is_scipys_and_holds_its_rate_also_where_nothing_or_everything_is_right(images):
+    for hits in {0, 1, images // 2, images}:
+        found, theirs = wilson(hits, images), binomtest(hits, images).proportion_ci(0.95, "wilson")
+        assert [found.low, found.high] == pytest.approx([theirs.low, theirs.high], abs=1e-9)
+        assert 0 <= found.low <= found.estimate <= found.high <= 1
+    assert wilson(0, images).low == 0 and wilson(images, images).high == 1
+
+
+def test_results_of_0_and_1_are_results_and_no_positions():
+    label, first, second = np.array([0, 1, 1]), np.array([1, 0, 0]), np.array([0, 1, 0])
+    assert per_class(label, first, 2).hits.tolist() == [1, 0]
+    assert per_class([0, 1, 1], [True, False, True], 2).rates.tolist() == [1, 0.5]
+    found = [(one.only_first, one.only_second) for one in mcnemar(label, first, second, 2)]
+    assert found == [(1, 0), (0, 1)]
+
+
+def test_more_hits_than_images_are_refused():
+    for hits in (3, -1):
+        with pytest.raises(ValueError, match=f"{hits} of 2 images are no share"):
+            wilson(hits, 2)
+
+
+def test_labels_outside_the_classes_are_refused():
+    for label in ([0, 2], [-1, 0]):
+        with pytest.raises(ValueError, match=r"labels from -?\d to \d; 2 classes are numbered from 0"):
+            per_class(np.array(label), np.array([True, True]), 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_any_image_there_is_no_number_and_no_warning():
+    nothing = np.array([], dtype=bool)
+    counts = per_class(np.array([], dtype=int), nothing, 3)
+    assert math.isnan(counts.avg) and math.isnan(bootstrap(counts, worst).low)
+    assert math.isnan(bias_of_worst(counts))
+    assert all(math.isnan(statistic(counts.rates)) for statistic in (worst, std, gap))
+    assert [one.adjusted for one in mcnemar(np.array([], dtype=int), nothing, nothing, 3)] == [1, 1, 1]
+
+
 def test_bootstrap_of_one_class_is_the_binomial_interval():
     """One class of 100 with 60 right: the percentiles of a binomial(100, 0.6), which are 52 and 68 at 90 %."""
     from scipy.stats import binom
@@ -155,6 +195,16 @@ def test_mcnemar_counts_the_images_on_which_two_models_differ():
     assert [one.adjusted for one in found] == pytest.approx([0.375, 1, 1], abs=1e-12)
     swapped = mcnemar(label, second, first, 3)
     assert [one.p for one in swapped] == [one.p for one in found] and swapped[0].only_second == 6
+
+
+def test_mcnemar_is_the_binomial_test_and_a_class_without_images_takes_no_part():
+    """Classes of 1, 5 and 20 images, right under the first alone: p = 1, 2/2⁵, 2/2²⁰. Holm counts three classes, not four."""
+    label, right = np.repeat([0, 1, 3], [1, 5, 20]), np.ones(26, bool)
+    found = mcnemar(label, right, ~right, 4)
+    assert [one.p for one in found] == [
+        pytest.approx(binomtest(n, n).pvalue if n else 1.0, rel=1e-12) for n in (1, 5, 0, 20)
+    ]
+    assert [one.adjusted for one in found] == pytest.approx([1, 2 * 0.0625, 1, 3 * 2 / 2**20], rel=1e-12)
 
 
 def test_mcnemar_refuses_results_of_different_images():
