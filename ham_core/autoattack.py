@@ -34,7 +34,7 @@ from ham_core.data.augment import to_float
 from ham_core.data.split import Split
 from ham_core.errors import RequestError
 from ham_core.folder import write_atomically
-from ham_core.protocol import ENSEMBLE, QUERIES, EvaluationAttack
+from ham_core.protocol import ENSEMBLE, QUERIES, EvaluationAttack, class_problem
 from ham_core.seals import is_whole
 
 TARGETS = 9  # classes that a targeted part goes for, at most
@@ -112,7 +112,9 @@ def run_parts(
     if state is None:
         state = _clean(model, images, len(parts), batch)
     targets = min(TARGETS, _classes(model, images) - 1)
-    _check(parts, targets + 1)
+    problems = [class_problem(part.name, targets + 1) for part in parts]
+    if any(problems):
+        raise RequestError(list(filter(None, problems)))
     for number, part in enumerate(parts):
         rows = state.standing(label, number)
         while (first := int(state.tried[number])) < len(rows):
@@ -151,14 +153,6 @@ def _library() -> Any:
             "run python -m pip install pyautoattack, or attack with fgsm, pgdN and cwN"
         ) from None
     return pyautoattack
-
-
-def _check(parts: Sequence[Part], classes: int) -> None:
-    if classes < 4 and any(part.name == "apgd-t" for part in parts):
-        raise RequestError(
-            f"apgd-t compares four logits, and there are {classes} classes; "
-            "attack with apgd-ce, fab-t and square instead (autoattack contains apgd-t)"
-        )
 
 
 def _attack(

@@ -32,6 +32,7 @@ ATTACKS = ("clean", "pgd20", "cw20")  # the usual ones; any pgdN and cwN is allo
 ENSEMBLE = ("apgd-ce", "apgd-t", "fab-t", "square")  # AutoAttack's standard version, in its order
 NAMES = (*ATTACKS, "fgsm", *ENSEMBLE, "autoattack")
 QUERIES = 5000  # of Square in the standard version
+LOGITS = 4  # that the targeted loss of apgd-t compares
 
 # What each attack may be given besides a radius, a norm and a label.
 TAKES: Mapping[str, tuple[str, ...]] = {
@@ -129,6 +130,16 @@ class EvaluationAttack(Frozen):
         dumped = self.model_dump(mode="json")
         later = {name: type(self).model_fields[name].default for name in ("norm", "epsilon", "queries")}
         return {name: value for name, value in dumped.items() if name not in later or value != later[name]}
+
+
+def class_problem(kind: str, classes: int) -> str | None:
+    """A sentence where this kind of attack cannot be run on so few classes."""
+    if classes >= LOGITS or kind not in ("apgd-t", "autoattack"):
+        return None
+    return (
+        f"apgd-t compares four logits, and there are {classes} classes; "
+        "attack with apgd-ce, fab-t and square instead (autoattack contains apgd-t)"
+    )
 
 
 def _as_word(radius: float) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ham_core.data.index import split_problems
+from ham_core.data.index import facts, split_problems
 from ham_core.errors import RequestError
 from ham_core.folder import TrialFolder, stop_text
 from ham_core.prefix import has_prefix, shared_prefixes
-from ham_core.protocol import Evaluation, identity_of_evaluation
+from ham_core.protocol import Evaluation, class_problem, identity_of_evaluation
 from ham_core.starts import fitted
 from orchestration.sweep import Planned, Sweep
 
@@ -110,7 +110,7 @@ class Plan:
 def plan(sweep: Sweep, store: str | Path) -> Plan:
     """Compare every trial of the sweep with its folder in the store, which need not exist.
 
-    RequestError: damaged folders, and splits that leave a class without training images.
+    RequestError: damaged folders, splits that leave a class without training images, attacks that need more classes.
     """
     steps: list[Step] = []
     problems: list[str] = []
@@ -122,9 +122,27 @@ def plan(sweep: Sweep, store: str | Path) -> Plan:
         except RequestError as error:
             problems += error.problems
     problems += split_problems((step.planned.trial.data for step in steps if step.epochs_left), light=True)
+    problems += _class_problems(steps)
     if problems:
         raise RequestError(problems)
     return Plan(sweep, tuple(_with_sharing(_in_order(steps), store)))
+
+
+def _class_problems(steps: Sequence[Step]) -> list[str]:
+    """A sentence for each attack that would fail after the training, for want of classes."""
+    wanted = {
+        (data.name, data.folder, data.size if data.folder else None, one.attack.kind): one.attack.key
+        for step in steps
+        for data in (step.planned.trial.data,)
+        for one in step.evaluations_left
+    }
+    problems = []
+    for (name, folder, size, kind), key in sorted(wanted.items(), key=str):
+        told = facts(name, folder, size)
+        problem = class_problem(kind, len(told.classes))
+        if problem:
+            problems.append(f"evaluate: {key} on {told.source}: {problem}")
+    return problems
 
 
 def _unless_stopped(step: Step, sweep: Sweep, store: str | Path) -> Step:

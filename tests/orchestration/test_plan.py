@@ -201,6 +201,39 @@ weights: [best]
 """
 
 
+def test_an_attack_that_needs_more_classes_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAM_DATA", str(tmp_path / "cache"))
+    text = SWEEP.replace("[clean, pgd20]", "[clean, apgd-ce, autoattack]")
+    for count in (4, 3):
+        photos = tmp_path / f"photos{count}"
+        for place in (photos / part / name for part in ("train", "test") for name in "abcd"[:count]):
+            place.mkdir(parents=True)
+            for k in range(2):
+                (place / f"{k}.png").write_bytes(b"a plan decodes no picture")
+        found = written(tmp_path, text.replace("data: digits", f"data: {photos}/"))
+        if count == 4:
+            assert len(plan(found, tmp_path / "store").todo) == 1
+    with pytest.raises(RequestError) as refused:
+        plan(found, tmp_path / "store")
+    (sentence,) = refused.value.problems
+    assert sentence.startswith(
+        f"evaluate: autoattack on {photos}: apgd-t compares four logits, and there are 3"
+    )
+
+
+# trials that start from others -----------------------------------------------------------------------------------
+
+STARTS = """\
+trial: {data: digits, epochs: 4, epsilon: 0.1, augment.padding: zeros, model.normalize: true, method.averaging: none}
+grid:
+  a: {method: [at], start_from: {method: trades, weights: best}}
+evaluate: [clean]
+weights: [best]
+"""
+
+
 def test_what_is_needed_comes_first_and_the_others_say_that_they_wait(tmp_path: Path) -> None:
     found = plan(written(tmp_path, STARTS), tmp_path / "store")
     start, user = found.steps
