@@ -132,9 +132,7 @@ def evaluate(
     """
     torch.set_num_threads(threads)
     chosen = usable(device)
-    member = _member(request, images)
-    dataset = _dataset(images, limit, chosen)
-    net, statistics, told = _read(request, dataset, member)
+    dataset, net, statistics, told = _opened(request, images, limit, chosen)
     told |= {
         "normalisation": None if statistics is None else [list(values) for values in statistics],
         "test_digest": dataset.facts.test_digest,
@@ -175,6 +173,26 @@ def evaluate(
             wanted.append(identity)
         stored = {record["fingerprint"]: record for record in folder.evaluations()}
     return [stored[identity] for identity in wanted]
+
+
+def ready(
+    request: Request, images: str, *, limit: int | None = None, device: str = "auto", threads: int = 1
+) -> tuple[nn.Module, Dataset]:
+    """The model as attacks see it, in evaluation mode and probed, and the images that `evaluate` would judge it on."""
+    torch.set_num_threads(threads)
+    chosen = usable(device)
+    dataset, net, statistics, _ = _opened(request, images, limit, chosen)
+    probe(request, net.to(chosen), statistics, dataset)
+    return _with(statistics, net).to(chosen).eval(), dataset
+
+
+def _opened(
+    request: Request, images: str, limit: int | None, device: torch.device
+) -> tuple[Dataset, nn.Module, Statistics | None, dict[str, Any]]:
+    """The images, and `_read` of the model."""
+    member = _member(request, images)
+    dataset = _dataset(images, limit, device)
+    return dataset, *_read(request, dataset, member)
 
 
 def _identity(digest: str, attack: EvaluationAttack, epsilon: float) -> str:

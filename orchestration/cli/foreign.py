@@ -14,6 +14,7 @@ import typer
 from ham_core.errors import RequestError, known
 
 if TYPE_CHECKING:
+    from ham_core.foreign import Request
     from orchestration.store import Store
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -91,35 +92,16 @@ class Asked:
 
 def judge_foreign(asked: Asked, store: Store, uri: str) -> tuple[list[dict[str, Any]], str]:
     """Attack somebody else's model and record it -> (a row per attack, as `ham evaluate` prints them; why MLflow lacks it)."""
-    radius = _radius(asked.epsilon)
     wanted = _attacks(asked.attacks)
-    if asked.model is None:
-        raise RequestError(
-            f"ham evaluate: --model is missing: which network are the weights of {asked.checkpoint}?"
-        )
-    if asked.data is None:
-        raise RequestError("ham evaluate: --data is missing: which images is the model judged on?")
-    if asked.threat is not None and not asked.model.startswith("robustbench:"):
-        raise RequestError("ham evaluate: --threat belongs to --model robustbench:NAME; leave it out")
-    if asked.title is not None and not asked.title.strip():
-        raise RequestError("ham evaluate: --name is empty; give a title, or leave it out")
+    request, images, radius, device = _request(asked)
     sweep = None if asked.sweep is None else _recorded(asked.sweep, uri)
-    device = _device(asked.device or "auto")
     from ham_core import foreign
     from ham_core.folder import TrialFolder
     from orchestration import models
 
-    request = foreign.Request(
-        asked.model,
-        asked.checkpoint,
-        asked.width,
-        asked.normalisation,
-        asked.entry,
-        "Linf" if asked.threat is None else asked.threat,
-    )
     records = foreign.evaluate(
         request,
-        asked.data,
+        images,
         wanted,
         store.path,
         epsilon=radius,
@@ -130,12 +112,55 @@ def judge_foreign(asked: Asked, store: Store, uri: str) -> tuple[list[dict[str, 
     folder = TrialFolder(store.path / "foreign" / records[0]["foreign"])
     models.place(folder, asked.title, sweep)
     problem = models.record(uri, store.path, models.judged_in(folder))
-    name = asked.title or (asked.model if asked.checkpoint is None else asked.checkpoint.name)
     keys = ("weights", "attack_name", "epsilon", "metrics", "doubts", "seconds", "fingerprint")
     rows = [
-        {"trial": record["foreign"], "name": name} | {key: record[key] for key in keys} for record in records
+        {"trial": record["foreign"], "name": _name(asked)} | {key: record[key] for key in keys}
+        for record in records
     ]
     return rows, problem
+
+
+def curve_of_foreign(asked: Asked) -> dict[str, Any]:
+    """Its accuracy as epsilon grows to 1 -> a row as `ham evaluate --curve` prints it; nothing is stored."""
+    request, images, radius, device = _request(asked)
+    from ham_core import foreign
+    from ham_core.randomness import derived_seed
+    from orchestration.curve import curve_of
+
+    model, dataset = foreign.ready(request, images, limit=asked.images, device=device, threads=asked.threads)
+    row = {"name": _name(asked), "weights": foreign.WEIGHTS, "attack_name": "curve"}
+    return row | curve_of(model, dataset.test, radius, derived_seed(0, "evaluation"))
+
+
+def _name(asked: Asked) -> str:
+    return asked.title or (str(asked.model) if asked.checkpoint is None else asked.checkpoint.name)
+
+
+def _request(asked: Asked) -> tuple[Request, str, float, str]:
+    """(which model, images, radius, device). RequestError: what is missing, or does not belong together."""
+    radius = _radius(asked.epsilon)
+    if asked.model is None:
+        raise RequestError(
+            f"ham evaluate: --model is missing: which network are the weights of {asked.checkpoint}?"
+        )
+    if asked.data is None:
+        raise RequestError("ham evaluate: --data is missing: which images is the model judged on?")
+    if asked.threat is not None and not asked.model.startswith("robustbench:"):
+        raise RequestError("ham evaluate: --threat belongs to --model robustbench:NAME; leave it out")
+    if asked.title is not None and not asked.title.strip():
+        raise RequestError("ham evaluate: --name is empty; give a title, or leave it out")
+    device = _device(asked.device or "auto")
+    from ham_core.foreign import Request
+
+    request = Request(
+        asked.model,
+        asked.checkpoint,
+        asked.width,
+        asked.normalisation,
+        asked.entry,
+        "Linf" if asked.threat is None else asked.threat,
+    )
+    return request, asked.data, radius, device
 
 
 def _recorded(word: str, uri: str) -> str | None:

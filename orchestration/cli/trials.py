@@ -22,6 +22,7 @@ from orchestration.cli.foreign import (
     ThreatFlag,
     TitleFlag,
     WidthFlag,
+    curve_of_foreign,
     judge_foreign,
 )
 from orchestration.cli.judging import ProtocolFlag, deviating, judged, note, protocols_of, rows_of
@@ -199,10 +200,9 @@ def evaluate(
             raise RequestError(
                 "ham evaluate: --protocol judges trials; of a model that is no trial give --epsilon and --attack"
             )
-        if trials or profile is not None or settings or curve:
+        if trials or profile is not None or settings:
             raise RequestError(
-                "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --profile, --set and "
-                "--curve out"
+                "ham evaluate: --checkpoint and --model judge a model that is no trial; leave trials, --profile and --set out"
             )
         entry = None if weights == KEPT_WEIGHTS else weights
         foreign = Asked(
@@ -221,6 +221,9 @@ def evaluate(
             device=device,
             threads=threads,
         )
+        if curve:
+            _refuse_beside_curve({"--attack": attack, "--sweep": sweep})
+            return _print_curves([curve_of_foreign(foreign)], as_json)
         place = open_store(store)
         rows, problem = judge_foreign(foreign, place, tracking_uri(uri, place))
         if as_json:
@@ -280,8 +283,6 @@ def _refuse_beside_curve(given: Mapping[str, object]) -> None:
 def _curves(jobs: Sequence[Job], store: Store, resources: Resources, as_json: bool) -> int:
     """One curve per trial and weights, one after the other."""
     from orchestration.curve import epsilon_curve
-    from orchestration.live import percent
-    from orchestration.results import doubtful
     from orchestration.runner import check
     from orchestration.tracking import run_name
 
@@ -292,6 +293,13 @@ def _curves(jobs: Sequence[Job], store: Store, resources: Resources, as_json: bo
             row = {"trial": job.fingerprint, "name": run_name(job), "weights": name, "attack_name": "curve"}
             found = epsilon_curve(job.trial, store.folder(job.fingerprint), name, threads=resources.threads)
             rows.append(row | found)
+    return _print_curves(rows, as_json)
+
+
+def _print_curves(rows: Sequence[dict[str, Any]], as_json: bool) -> int:
+    from orchestration.live import percent
+    from orchestration.results import doubtful
+
     if as_json:
         emit({"curves": rows})
     else:

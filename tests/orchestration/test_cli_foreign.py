@@ -95,7 +95,7 @@ def test_a_table_is_printed(exported: tuple[Path, Path], tmp_path: Path) -> None
         (("--model", "resnet18", "--data", "digits", "--attack", "pdg20"), "unknown attack 'pdg20'"),
         (("--model", "resnet18", "--data", "digits", "--epsilon", "8/0"), "--epsilon: '8/0' is no number"),
         (("--model", "resnet18", "--data", "digits", "--epsilon", "8"), "--epsilon: 8 is no radius"),
-        (("3fa4b2", "--model", "resnet18"), "leave trials, --profile, --set and --curve out"),
+        (("3fa4b2", "--model", "resnet18"), "leave trials, --profile and --set out"),
         (("3fa4b2", "--data", "digits"), "belong to --checkpoint FILE --model NAME"),
         (("--checkpoint", "no.pt", "--model", "resnet18", "--data", "digits"), "no.pt: cannot be read"),
     ],
@@ -123,6 +123,45 @@ def test_doubts_are_said_beside_the_table(tmp_path: Path) -> None:
     assert code == 0, err
     said = "doubtful: model.ts, file, clean: probabilities: the outputs are not negative and sum to 1"
     assert said in err
+
+
+MASKED = """
+import torch
+from tests.judged import linear
+
+
+class Rounded(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = linear()
+
+    def forward(self, x):
+        return self.inner((x > 0.5).float())
+
+
+def sound():
+    return linear()
+"""
+
+
+def test_the_curve_of_a_model_and_its_doubts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear model falls to nothing; one that sees black and white alone gives PGD no gradient, and stands at radius 1."""
+    (tmp_path / "somebodys_masked.py").write_text(MASKED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    store = ("--data", "digits", "--epsilon", "0.25", "--curve", "--store", str(tmp_path / "store"))
+    code, out, err = ham("evaluate", "--model", "somebodys_masked:sound", *store, "--json")
+    assert (code, err) == (0, "")
+    (row,) = json.loads(out)["curves"]
+    assert (row["name"], row["weights"], row["images"]) == ("somebodys_masked:sound", "file", 445)
+    assert [point["epsilon"] for point in row["curve"]] == [0.25, 0.5, 1.0] and row["doubts"] == []
+    code, out, err = ham("evaluate", "--model", "somebodys_masked:Rounded", *store, "--images", "100")
+    assert code == 0 and "epsilon-curve: " in err and "stand under PGD with radius 1" in err
+    assert [line.split()[1:3] for line in out.splitlines()[1:]] == [
+        ["file", radius] for radius in ("0.25", "0.5", "1")
+    ]
+    assert not (tmp_path / "store").exists()
+    code, out, err = ham("evaluate", "--model", "somebodys_masked:sound", *store, "--attack", "pgd2")
+    assert (code, out) == (2, "") and "leave out --attack" in err
 
 
 def test_another_entry_is_chosen_by_weights(exported: tuple[Path, Path], tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_two_models_of_one_title_are_two_rows(place: Path) -> None:
         (("--name", " "), "--name is empty"),
         (("--threat", "L2"), "--threat belongs to --model robustbench:NAME"),
         (("--device", "gpu"), "--device: unknown 'gpu'; known: auto, cpu, cuda"),
-        (("--curve",), "leave trials, --profile, --set and --curve out"),
+        (("--curve",), "leave out --attack"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_attacked(
