@@ -203,9 +203,9 @@ def write(
                         spec.title,
                         spec.question,
                         [*tables, *beside],
-                        [one for table in tables for one in compared(spec, table)],
                         drawings,
                         links,
+                        [one for table in tables for one in compared(spec, table)],
                     )
                 )
         if "csv" in formats and not named:

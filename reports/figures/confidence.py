@@ -72,7 +72,10 @@ def paint(canvas: Canvas, part: Confidence) -> str:
         grid[r][0].set_ylabel("adversarial" if part.by == "class" else f"adversarial,\n{WORDS[panels[0][1]]}")
     for axes in grid[-1][: len(rows[-1])]:
         axes.set_xlabel("clean")
-    most = max(float(hexagons.get_array().max()) for hexagons in drawn)
+    counts = [hexagons.get_array() for hexagons in drawn]
+    most = max(
+        (float(one.max()) for one in counts if len(one)), default=1.0
+    )  # a class may have no image to show
     for hexagons in drawn:
         hexagons.set_norm(LogNorm(1, max(most, 2)))
     bar = figure.colorbar(drawn[0], ax=grid, shrink=0.8, aspect=30, pad=0.02)

@@ -36,6 +36,13 @@ class Behind:
 
     def add(self, table: Table, anchor: str, ids: list[list[str]], beside: Sequence[Compared] = ()) -> None:
         """One table; `ids`: the name of each of its cells in the page; `beside`: published values beside its cells."""
+        said = list(
+            dict.fromkeys(
+                text
+                for row, cells in zip(table.rows, table.cells, strict=True)
+                for text in (*row.remarks, *(text for cell in cells for text in cell.remarks))
+            )
+        )
         self.tables[anchor] = {
             "title": table.full_title,
             "sweep": table.sweep,
@@ -43,6 +50,7 @@ class Behind:
             "rows": [row.title for row in table.rows],
             "rowTitle": table.row_title,
             "columns": [_column(head) for head in table.columns],
+            "remarks": said,
             "texts": {name: render([table]) for name, render in FORMS.items()},
         }
         for r, (names, cells) in enumerate(zip(ids, table.cells, strict=True)):
@@ -52,7 +60,8 @@ class Behind:
                     for one in beside
                     if one.row is table.rows[r] and one.beside == table.columns[c].metric
                 ]
-                about = {"table": anchor, "r": r, "c": c, "published": theirs}
+                remarks = [said.index(text) for text in (*cell.remarks, *table.rows[r].remarks)]
+                about = {"table": anchor, "r": r, "c": c, "published": theirs, "remarks": remarks}
                 self.cells[name] = _without_empty(about | self._cell(cell, table, r, c))
 
     def _cell(self, cell: Cell, table: Table, r: int, c: int) -> dict[str, Any]:
@@ -61,7 +70,6 @@ class Behind:
         bounds = cell.low is not None and cell.high is not None and cell.kind != "published"
         return {
             "text": cell.text,
-            "remarks": [*cell.remarks, *table.rows[r].remarks],
             "mean": cell.mean,
             "low": cell.low if bounds else None,
             "high": cell.high if bounds else None,

@@ -35,9 +35,9 @@ class Item:
     title: str
     question: str
     tables: Sequence[Table] = ()
-    beside: Sequence[Compared] = ()  # published values beside the tables' cells
     drawings: Sequence[Drawing] = ()
     files: Sequence[tuple[str, str]] = ()  # (shown, link)
+    beside: Sequence[Compared] = ()  # published values beside the tables' cells
 
 
 @dataclass

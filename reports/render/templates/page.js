@@ -302,7 +302,7 @@ function contents(behind, table, column) {
       entry(column.published ? "Printed" : "Formula", column.formula),
       column.published ? [] : entry("Protocol", table.protocol),
       column.metric ? entry("Metric", make("code", {}, column.metric)) : [],
-      (behind.remarks ?? []).flatMap((remark) => entry("Note", remark)),
+      (behind.remarks ?? []).flatMap((remark) => entry("Note", table.remarks[remark])),
     ),
     behind.command ? command(behind.command) : null,
     make("p", { className: "keys" }, make("kbd", {}, "← ↑ → ↓"), " neighbouring cells  ", make("kbd", {}, "Esc"), " closes"),
