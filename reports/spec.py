@@ -113,6 +113,7 @@ class Column(Part):
     scale: float = 1.0  # multiplies numbers that are no accuracies
     formula: str | None = None  # in words, when the default sentence would not say it
     cell: str | None = None
+    optional: bool = False  # not every method has it, so a finished trial without it lacks nothing
 
     @field_validator("metric", mode="before")
     @classmethod

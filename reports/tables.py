@@ -605,6 +605,8 @@ def _cell_of_trials(
     waits, missing = _waits(column, line, absent, len(present), expected)
     if not present and judge is not None and judge.lacks(asked):
         return Cell(expected=expected, remarks=(f"{judge.name} has no attack {asked.attack}.",))
+    if not present and column.optional and absent and all(trial.finished for trial in absent):
+        return Cell()
     if not present:
         return _remarked(Cell(expected=expected, waits=waits, missing=missing))
     trials, values = [trial for trial, _ in present], [value for _, value in present]

@@ -128,3 +128,14 @@ def test_a_share_of_a_baseline_is_that_of_the_same_seed(store):
     cells = {row.key: table.cells[r][1] for r, row in enumerate(table.rows)}
     assert [value.value for value in cells["ham-official"].values] == pytest.approx([50.0, 60.0])
     assert cells["at"].text == "100.0 ± 0.0"
+
+
+def test_what_a_method_does_not_have_is_not_waited_for(store):
+    """AT mines nothing, so it has no hard share; HAM that has not run lacks its own."""
+    spec = load_specs()["efficiency-cost"]
+    store.add("at", 0, {}, series={"time/train_s": [1.0]})
+    store.add("ham-official", 0, None)
+    (table,) = tables_of(spec, store.material())
+    at, ham = (line[-1] for line in table.cells)
+    assert (at.text, at.waits) == ("", "")
+    assert "waits for seed 0" in ham.waits
