@@ -25,6 +25,7 @@ from reports.tables import (
     lines_of,
     rank,
     settings_of,
+    tables_of,
     with_marks,
 )
 
@@ -78,6 +79,15 @@ def ranks_of(values: Sequence[Sequence[float]], level: float = LEVEL) -> Ranks:
         p = float(friedmanchisquare(*([block[j] for block in values] for j in range(methods))).pvalue)
         p = None if math.isnan(p) else p
     return Ranks(average, blocks, difference, p)
+
+
+def ranks_in(spec: Spec, material: Material) -> tuple[list[str], Ranks]:
+    """Titles of the ranked methods and their ranks, as the spec's table has them."""
+    (table,) = tables_of(spec, material)
+    complete = [r for r, cells in enumerate(table.cells) if cells[-1].mean is not None]
+    blocks = range(len(table.columns) - 1)
+    values = [[table.cells[r][block].mean or 0.0 for r in complete] for block in blocks]
+    return [table.rows[r].title for r in complete], ranks_of(values)
 
 
 def ranked(

@@ -26,7 +26,7 @@ def drawn(spec: Spec, material: Material, formats: Sequence[str] = ("svg", "png"
                 f"{spec.place}: figure '{spec.name}' needs grid '{spec.trials.grid}', which sweep '{material.sweep}' does not "
                 f"plan; {known(spec.trials.grid, material.grids)}"
             )
-        protocol, members = by_protocol(trials, spec.rows.by)[0]
+        protocol, members = by_protocol(trials, spec.rows.by, spec.rows.own)[0]
         done = _by_value([trial for trial in members if trial.finished], spec.rows.by)
         if not done:
             raise Lacking(NOTHING_YET)

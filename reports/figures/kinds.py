@@ -19,6 +19,7 @@ from reports.figures import (
     fluctuation,
     overconfident,
     pareto,
+    ranks,
     sensitivity,
     series,
     step_sizes,
@@ -39,6 +40,7 @@ PAINTERS: dict[type[FigurePart], Callable[[Canvas, Any], str]] = {
     fluctuation.Fluctuation: fluctuation.paint,
     overconfident.Overconfident: overconfident.paint,
     pareto.Pareto: pareto.paint,
+    ranks.RankAxis: ranks.paint,
     sensitivity.Sensitivity: sensitivity.paint,
     series.Series: series.paint,
     step_sizes.StepSizes: step_sizes.paint,
@@ -57,6 +59,7 @@ Figure = Annotated[
     | fluctuation.Fluctuation
     | overconfident.Overconfident
     | pareto.Pareto
+    | ranks.RankAxis
     | sensitivity.Sensitivity
     | series.Series
     | step_sizes.StepSizes

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import friedmanchisquare
 
+from reports.figures import Lacking, drawn
 from reports.provenance import explain_cell
 from reports.ranking import ranks_of
 from reports.render import csv, latex, markdown
@@ -71,3 +72,21 @@ def test_each_data_set_is_a_column_and_only_complete_methods_are_ranked(store):
         assert "2.50" in render([table])
     answer = explain_cell(store.material(), SPEC, "at", "average rank", Path("outputs"))
     assert answer["n"] == 6 and "rank by best/pgd20/worst" in answer["formula"]
+
+
+def test_the_axis_of_ranks_shows_every_method_that_is_ranked(store):
+    labels = [entry.of for entry in SPEC.rows.entries or () if not entry.average]
+    for data in ("cifar10", "svhn", "cifar100", "imagenette32"):
+        for place, label in enumerate(labels):
+            add(store, label, data, 0.1 + ((place * 7 + len(data)) % len(labels)) / 100)
+    figure = drawn(SPEC, store.material(), ("svg", "png"))
+    assert figure.alt.startswith(f"{len(labels)} methods on 4 data sets")
+    (table,) = tables_of(SPEC, store.material())
+    ranks = sorted(line[-1].mean for line in table.cells if line[-1].mean is not None)
+    assert sorted(figure.data["series"][0]["x"]) == pytest.approx(ranks, abs=1e-3)
+
+
+def test_one_method_makes_no_axis(store):
+    add(store, "at", "cifar10", 0.2)
+    with pytest.raises(Lacking, match="two methods"):
+        drawn(SPEC, store.material())
