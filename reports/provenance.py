@@ -13,7 +13,7 @@ from reports.collect import Material
 from reports.comparison import compared
 from reports.selection import rule_of
 from reports.spec import Spec, canonical, chosen, load_specs
-from reports.tables import FILE_NOTE, Head, Row, Table, tables_of
+from reports.tables import FILE_NOTE, Head, Row, Table, formula_of, tables_of
 
 
 def explain(
@@ -138,7 +138,7 @@ def _answer(spec: Spec, table: Table, r: int, c: int, store: Path) -> dict[str, 
         "n": cell.n,
         "expected": cell.expected,
         "waits_for": cell.waits,
-        "formula": head.formula,
+        "formula": head.formula if row.average is None else column.formula or formula_of(column),
         "protocol": table.protocol,
         **judged,
         "selection": FILE_NOTE.format(file=file) if file else rule_of(weights),

@@ -1,8 +1,11 @@
 """Published values beside ours: the right value, an honest verdict, and every reason why there is none."""
 
+from pathlib import Path
+
 import pytest
 
 from reports.comparison import compared, published_tables
+from reports.provenance import explain_cell
 from reports.render import csv, latex, markdown
 from reports.spec import load_specs
 from reports.tables import tables_of
@@ -107,6 +110,17 @@ def test_a_row_of_an_average_shows_the_average_and_shares_the_trials_of_its_base
     base, ema = table.cells[keys["cfa-at-none"]][column], table.cells[keys["cfa-at-none+epochema"]][column]
     assert [v.fingerprint for v in base.values] == [v.fingerprint for v in ema.values]
     assert ema.mean == pytest.approx(base.mean + 3)
+
+
+def test_an_explanation_of_an_averages_row_names_its_own_weights_and_verdict(store):
+    add(store, "cfa-at-none", (0.2, 0.21), average="epochema")
+    found = explain_cell(store.material(), CFA, "AT + EMA", "Best, AutoAttack worst", Path("o"))
+    assert found["metric"] == "best_sum_epochema/autoattack/worst"
+    assert found["metric"] in found["formula"] and "'best_sum_epochema' weights" in found["formula"]
+    assert Path(found["runs"][0]["checkpoint"]).name == "best_sum_epochema.pt"
+    (theirs,) = found["published"]
+    assert (theirs["value"], theirs["verdict"]) == ("21.3 ± 0.8", "inside")
+    assert theirs["difference"] == pytest.approx(23.5 - 21.3)
 
 
 def test_a_recipe_that_is_a_rows_own_shares_the_table_and_is_marked(store):
