@@ -44,8 +44,13 @@ class Built:
 
     files: list[Path] = field(default_factory=list)
     html: Path | None = None
-    shown: str = ""  # the main table as Markdown
+    main: list[Table] = field(default_factory=list)  # the main table, which is printed
     waiting: list[str] = field(default_factory=list)  # one sentence per thing that lacks runs
+
+    @property
+    def shown(self) -> str:
+        """The main table as Markdown."""
+        return markdown.render(self.main)
 
 
 def build(
@@ -228,7 +233,7 @@ def write(
                 "Seconds belong to one machine and what else ran on it, so they are kept apart from what can be compared.",
                 mlflow,
             )
-    built.shown = _shown(results)
+    built.main = _main(results)
     return built
 
 
@@ -285,12 +290,12 @@ def _summary(source: Material) -> str:
     )
 
 
-def _shown(results: Sequence[tuple[Material, Spec, list[Table]]]) -> str:
+def _main(results: Sequence[tuple[Material, Spec, list[Table]]]) -> list[Table]:
     """The main table of the newest sweep that has it, else the first table."""
     ordered = sorted((result for result in results if result[2]), key=lambda result: result[1].name != MAIN)
     filled = [tables for _, _, tables in ordered if not all(table.empty for table in tables)]
     choice = filled or [tables for _, _, tables in ordered]
-    return markdown.render(choice[0]) if choice else ""
+    return choice[0] if choice else []
 
 
 def _save(path: Path, content: bytes, built: Built) -> None:

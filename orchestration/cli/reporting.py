@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -28,11 +28,15 @@ from orchestration.cli.shared import (
     UriFlag,
     command,
     complain,
+    console,
     emit,
     next_command,
     open_store,
     tracking_uri,
 )
+
+if TYPE_CHECKING:
+    from reports.builder import Built
 
 FORMATS = ("md", "tex", "csv", "html")
 UnderFlag = Annotated[
@@ -111,14 +115,25 @@ def report(
         store=place.path,
         mlflow=mlflow_url or (address if address.startswith("http") else None),
     )
-    if built.shown:
-        print(built.shown)
+    _show(built)
     complain(built.waiting)
     print(f"\n{len(built.files)} files in {_short(target)}")
     if built.html is not None:
         print(f"HTML report: {_short(built.html)} (open it in a browser; it needs no network)")
     print(f"MLflow UI:   {next_command('ui', store, uri)}")
     return DONE
+
+
+def _show(built: Built) -> None:
+    """The main table: in colours on a terminal, else as the Markdown that its file holds."""
+    from reports.render.terminal import render
+
+    screen = console()
+    coloured = render(built.main, screen) if built.main and screen.is_terminal else None
+    if coloured is not None:
+        screen.print(coloured)
+    elif built.main:
+        print(built.shown)
 
 
 def explain(

@@ -6,10 +6,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from reports.builder import write
 from reports.render import csv as csv_format
-from reports.render import latex, markdown
+from reports.render import latex, markdown, terminal
 from reports.render.marks import with_values
 from reports.spec import load_specs
 from reports.tables import tables_of
@@ -171,3 +172,26 @@ def test_marks_of_a_drawing_get_the_values_of_its_data():
         '<title>A&lt;B\nclass: cat\naccuracy (%): 43.22 (40 to 46.5)</title></rect><circle id="pt-0-7" r="4"/></svg>'
     )
     assert with_values(svg, None) == svg
+
+
+@pytest.mark.parametrize(("width", "lines"), [(200, 1), (110, 2)])
+def test_a_terminal_carries_the_numbers_and_its_own_emphasis(table, width, lines):
+    """What it shows, in one line per row or with the intervals below; the best number of a column is bold."""
+    screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor")
+    screen.print(terminal.render([table], screen))
+    written = screen.file.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written).splitlines()
+    assert max(map(len, plain)) <= width
+    for row, expected in zip(table.rows, texts(table), strict=True):
+        place = next(n for n, line in enumerate(plain) if line.strip().startswith(row.title))
+        pieces = [re.findall(r"\d+\.\d|± \d+\.\d", line) for line in plain[place : place + lines]]
+        found = [" ".join(both) for both in zip(*pieces, strict=True)] if lines == 2 else pieces[0]
+        wanted = [text for text in expected if text]
+        assert " ".join(found) == " ".join(wanted)
+    best = table.cells[1][4]
+    assert re.search(rf"\x1b\[1;32m{best.text.split(' ')[0]}", written)
+
+
+def test_a_terminal_that_is_too_narrow_gets_no_table(table):
+    screen = Console(file=io.StringIO(), width=50, force_terminal=True)
+    assert terminal.render([table], screen) is None
