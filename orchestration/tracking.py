@@ -490,7 +490,7 @@ class Tracker:
             if not judge and of_commands(before.items()):
                 tags |= tags_of([_own_protocol(sweep)], "evaluate")
             for key, value in {**tags, **judge}.items():
-                self._client.set_tag(parent, key, value)
+                self._set_tag(parent, key, value)
         self._protocol = sweep.protocol.name
         self._set_membership(sweep.name, sweep.trials)
 
@@ -501,7 +501,7 @@ class Tracker:
         query = "tags.kind = 'sweep' and tags.sweep = '{}'".format(sweep.name.replace("'", ""))
         for run in _search(self._client, list(self._experiment_ids.values()), query):
             for key in wanted.keys() - of_file(run.data.tags.items()):
-                self._client.set_tag(run.info.run_id, key, wanted[key])
+                self._set_tag(run.info.run_id, key, wanted[key])
 
     def close_sweep(self, status: Status) -> None:
         """Best average and best worst-class accuracy over the sweep's finished trials; the parent is complete."""
@@ -829,6 +829,15 @@ class Tracker:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was quicker
                 raise
         del record.tags[key]
+
+    def _set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Of two processes that make a tag at the same moment, MLflow fails one; asked again, it changes what is there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_tag(run_id, key, value)
+        except MlflowException:
+            self._client.set_tag(run_id, key, value)
 
     def _set_tags(self, record: _Record, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
