@@ -415,8 +415,9 @@ class _Synced:
     """How much of a trial's folder its run holds: kept as a tag, so that nothing is logged twice.
 
     epochs: journal lines logged; first_ms: timestamp of epoch 0, which tells a training from one that was started anew;
-    size: bytes of the journal; evaluations: {"best/pgd20": [fingerprint, step]}; seen: fingerprints of all evaluations that
-    were there; artifacts: whether they are up to date.
+    size: bytes of the journal; evaluations: {"best/pgd20": [fingerprint, step, digest of its predictions]}, without the digest
+    where an earlier version logged it; seen: fingerprints of all evaluations that were there; artifacts: whether they are up
+    to date.
     """
 
     epochs: int = 0
@@ -677,6 +678,8 @@ class Tracker:
         size, first = _outline(folder.path / "journal.jsonl")
         present = {path.stem for path in (folder.path / "evaluations").glob("*.json")}
         logged = {str(entry[0]) for entry in synced.evaluations.values()}
+        if any(entry[2:] != [folder.digest_of_arrays(entry[0])] for entry in synced.evaluations.values()):
+            return False  # an attack ran again and gave other predictions
         same = (synced.size, synced.first_ms) == (size, first) and present == set(synced.seen)
         return synced.artifacts and same and logged >= present.intersection(wanted)
 
@@ -858,17 +861,20 @@ def evaluation_points(
     synced.seen = sorted(record["fingerprint"] for record in records)
     points: list[Point] = []
     for name, record in one_per_name(records, wanted).items():
-        identity, step = synced.evaluations.get(name, ["", first_step - 1])
-        if identity == record["fingerprint"]:
+        identity, step, *known = synced.evaluations.get(name, ["", first_step - 1])
+        digest = record.get("arrays_sha256", "")
+        if identity == record["fingerprint"] and known in ([], [digest]):
+            synced.evaluations[name] = [identity, step, digest]
             continue
-        synced.evaluations[name] = [record["fingerprint"], step + 1]
+        synced.evaluations[name] = [record["fingerprint"], step + 1, digest]
         synced.artifacts = False
         sizes = {f"test/images/{key}": float(n) for key, n in record["images"].items()}
         points += [(key, value, moment, step + 1) for key, value in {**record["metrics"], **sizes}.items()]
     if points:
-        # The k-th point is the total of k evaluations, so a later one never re-logs a step.
+        # A step for each evaluation that there is and for each that was logged again, so a later point never re-logs one.
         total = sum(record["seconds"] for record in records)
-        points.append(("time/evaluate_s", total, moment, len(records)))
+        again = sum(step - first_step for _, step, *_ in synced.evaluations.values())
+        points.append(("time/evaluate_s", total, moment, len(records) + again))
     return points
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ham_core.folder import TrialFolder
     from orchestration.garbage import Item
     from orchestration.store import Store
-    from orchestration.sweep import Sweep
+    from orchestration.sweep import Planned, Sweep
 
 StartedArgument = Annotated[
     str | None, typer.Argument(metavar="[SWEEP]", help="The name of a started sweep. [default: all]")
@@ -290,7 +290,29 @@ def _record_sweep(store: Store, recorded: Mapping[str, Any], uri: str) -> list[s
     if recorder.problem:
         return [recorder.problem]
     print(f"{sweep.name}: {len(sweep.trials)} trials, {len(complete)} complete")
-    return []
+    return [
+        sentence
+        for one in sweep.trials
+        if one.fingerprint not in complete
+        for sentence in _other_predictions(one, store, recorded)
+    ]
+
+
+def _other_predictions(one: Planned, store: Store, recorded: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence per evaluation of a trained trial whose files are not those that were written."""
+    from ham_core.protocol import identity_of_evaluation
+
+    again = ["ham", "sweep", str(recorded["source"])]
+    again += ["--profile", recorded["profile"]] if recorded["profile"] else []
+    again += [word for setting in recorded["sets"] for word in ("--set", setting)]
+    folder = store.folder(one.fingerprint)
+    for evaluation in one.evaluations if folder.is_done() else ():
+        identity = identity_of_evaluation(one.fingerprint, one.trial, evaluation)
+        if folder.is_damaged(identity):
+            yield (
+                f"{folder.path / 'evaluations' / identity}.npz: is not what was written (edited, or damaged), so {one.label} "
+                f"seed {one.seed} counts as half done; to attack it again: {shlex.join([*again, '--store', store.address])}"
+            )
 
 
 def _record_models(store: Store, uri: str) -> list[str]:

@@ -20,9 +20,11 @@ from ham_core.metrics import summarize
 from ham_core.protocol import Evaluation
 from ham_core.run import run_trial
 from orchestration import tracking
+from orchestration.sealed_runs import seal_of
 from orchestration.sweep import load_sweep
 from orchestration.tracking import Single, Tracker
 from tests.builders import trial
+from tests.predictions import miss_one_more
 
 EVALUATIONS = tuple(
     Evaluation.model_validate({"weights": weights, "attack": attack})
@@ -174,6 +176,41 @@ def test_a_later_evaluation_is_added_to_the_same_run(store: Path) -> None:
     metrics = only_run(store).data.metrics
     assert 0 <= metrics["best/cw2/worst"] <= 1
     assert len(points(store)) == len(set(points(store)))
+
+
+def test_an_attack_that_ran_again_with_other_predictions_is_logged_again(store: Path) -> None:
+    open_tracker(store).sync(JOB, folder_of(store))
+    tags = only_run(store).data.tags
+    before = miss_one_more(folder_of(store), "best", "pgd2")
+    tracker = open_tracker(store)
+    tracker.sync(JOB, folder_of(store))
+    run = only_run(store)
+    (now,) = (
+        one["metrics"] for one in folder_of(store).evaluations() if one["metrics"].keys() == before.keys()
+    )
+    assert now != before
+    assert {key: run.data.metrics[key] for key in now} == now
+    assert (
+        run.data.tags["seal"] == seal_of(fingerprint(ONE), run.data.metrics, run.data.params) != tags["seal"]
+    )
+    assert len(points(store)) == len(set(points(store)))
+    table = artifact(store, "classwise.json")
+    column = table["columns"].index("best/pgd2")
+    assert [row[column] for row in table["data"]] == [now[f"best/pgd2/{row[0]}"] for row in table["data"]]
+    tracker._client = None  # type: ignore[assignment]
+    tracker.sync(JOB, folder_of(store))  # asks MLflow nothing
+
+
+def test_a_run_of_an_earlier_version_learns_which_predictions_it_has(store: Path) -> None:
+    open_tracker(store).sync(JOB, folder_of(store))
+    before, run = points(store), only_run(store)
+    synced = json.loads(run.data.tags["synced"])
+    synced["evaluations"] = {key: entry[:2] for key, entry in synced["evaluations"].items()}
+    client = tracking.client_of(tracking.default_uri(store))
+    client.set_tag(run.info.run_id, "synced", json.dumps(synced))
+    open_tracker(store).sync(JOB, folder_of(store))
+    assert only_run(store).data.tags["synced"] == run.data.tags["synced"]
+    assert points(store) == before
 
 
 def test_a_training_that_was_begun_anew_gets_a_new_run(store: Path) -> None:
