@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ham_core.metrics import class_shares
@@ -260,8 +261,14 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
     mean = math.fsum(values) / n
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = _student(level, n - 1) * deviation / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+@cache
+def _student(level: float, freedom: int) -> float:
+    """t_{freedom, (1+level)/2}; a report asks for the same few thousands of times."""
     from scipy.stats import t
 
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + level) / 2, n - 1)) * deviation / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return float(t.ppf((1 + level) / 2, freedom))

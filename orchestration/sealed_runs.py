@@ -51,9 +51,11 @@ def series_tags(records: Iterable[Mapping[str, Any]], name: Callable[[str], str]
 def is_series(tags: Mapping[str, str], key: str, points: Sequence[tuple[int, float]]) -> bool:
     """Whether these (epoch, value) points are those that were logged under the key. True where nothing is known of it."""
     chunks = sorted((one for one in tags if one.startswith(SERIES)), key=lambda one: int(one[len(SERIES) :]))
-    text = "".join(tags[one] for one in chunks)
-    known = {text[at : at + 8]: text[at + 8 : at + 16] for at in range(0, len(text), 16)}
-    return known.get(_crc(key.encode())) in (None, _checksum(points))
+    text, name = "".join(tags[one] for one in chunks), _crc(key.encode())
+    at = text.find(name)
+    while at % 16 and at >= 0:  # part of another name or checksum
+        at = text.find(name, at + 1)
+    return at < 0 or text[at + 8 : at + 16] == _checksum(points)
 
 
 def _checksum(points: Iterable[tuple[int, float]]) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
-from reports.collect import MODELS, Material, material, tidy, under
+from orchestration.tracking import MODELS
+from reports.collect import Material, material, recorded_series, tidy_csv, under
 from reports.comparison import compared, published_tables
 from reports.figures import Drawing, Lacking, drawn
 from reports.render import csv, html, latex, markdown
@@ -126,7 +127,10 @@ def materials(uri: str, sweep: str | None = None, store: str | Path | None = Non
         )
     if sweep is not None and sweep not in found:
         raise RequestError(f"no sweep '{sweep}' is recorded; {known(sweep, found)}")
-    return [material(uri, recorded, store) for name, recorded in found.items() if sweep in (None, name)]
+    wanted = [name for name in found if sweep in (None, name)]
+    runs = tracking.read_runs(uri, wanted)
+    series = recorded_series(uri, [run for members in runs.values() for run in members.trials])
+    return [material(found[name], runs[name], series, store) for name in wanted]
 
 
 def write(
@@ -214,8 +218,7 @@ def write(
                     )
                 )
         if "csv" in formats and not named:
-            text = tidy(source.trials).to_csv(index=False, float_format="%.12g", lineterminator="\n")
-            _save(folder / "trials.csv", text.encode(), built)
+            _save(folder / "trials.csv", tidy_csv(source.trials).encode(), built)
         sections.append(section)
 
     if "html" in formats:

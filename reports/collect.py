@@ -1,26 +1,29 @@
 """From recorded runs to trials with their protocol, and to a tidy data frame.
 
 The sweep's plan says which trials there should be; the runs say which there are. Everything here is a pure function of the
-two, except `material`, which reads them from MLflow.
+two, except `recorded_series`, which reads from MLflow.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration.tracking import MODELS, Sweep
+from ham_core.config import digest_of
+from orchestration.tracking import Sweep, planned_models
 from reports.predictions import stored_predictions
 
 if TYPE_CHECKING:
     import pandas
 
     from ham_core.protocol import Protocol as Judging
-    from orchestration.tracking import Run
+    from orchestration.tracking import Members, Run
     from reports.predictions import Predictions
 
 # Settings that decide whether two results may stand in one column, and how they are written.
@@ -38,6 +41,8 @@ PROTOCOL = {
 }
 UNSAID = {"model.width": "1.0", "precision": "fp32"}  # defaults that need no mention
 ABSENT = ("", "None", "null")
+UNSEEN = ("synced",)  # tags that no report shows
+COLUMNS = ["label", "title", "seed", "setting", "protocol", "metric", "value"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Trial:
             else self.run.tags.get("stopped", self.run.status.lower())
         )
 
-    @property
+    @cached_property
     def protocol(self) -> Protocol | None:
         """None when nothing was recorded yet."""
         if self.run is None:
@@ -119,6 +124,16 @@ class Trial:
             digest = self.run.params.get("data.test_digest", "")[:10]
             return Protocol((*protocol_of(self.run.params).settings, ("test digest", digest)))
         return protocol_of(self.run.params, self.run.tags.get("protocol", ""))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that reports show of it: its plan and its run. What only tells how far a record is written is left out."""
+        plan = [self.label, self.title, self.seed, dict(self.values), list(self.grids)]
+        if self.run is None:
+            return digest_of(plan)
+        tags = {key: value for key, value in self.run.tags.items() if key not in UNSEEN}
+        place = [self.run.run_id, self.run.experiment_id, self.run.experiment, self.run.status]
+        return digest_of([plan, place, tags, self.run.digest])
 
     def metric(self, name: str) -> float | None:
         """A final metric of a finished run."""
@@ -201,27 +216,33 @@ class Material:
         return tuple(dict.fromkeys(trial.label for trial in self.trials))
 
 
-def material(uri: str, sweep: Sweep, store: str | Path | None = None) -> Material:
-    """Read one sweep's runs; series, and predictions from the trial store at `store`, are read when first asked for."""
+# key -> {run id: [(epoch, value), ...]}
+SeriesOf = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+
+
+def recorded_series(uri: str, runs: Iterable[Run]) -> SeriesOf:
+    """The series of all finished runs by key, each read when it is first asked for, for all sweeps at once."""
     from orchestration import tracking
 
-    trials = trials_of(sweep, tracking.read_trials(uri, sweep.name))
+    tags = {run.run_id: run.tags for run in runs if run.status == "FINISHED"}
+    return cache(lambda key: tracking.read_series(uri, list(tags), key, tags))
+
+
+def material(sweep: Sweep, members: Members, series: SeriesOf, store: str | Path | None = None) -> Material:
+    """A sweep and its runs; series, and predictions from the trial store at `store`, are read when first asked for."""
+    trials = trials_of(sweep, members.trials)
     by_run = {
         trial.run.run_id: trial.fingerprint for trial in trials if trial.run is not None and trial.finished
     }
-    tags = {trial.run.run_id: trial.run.tags for trial in trials if trial.run is not None}
-    cache: dict[str, dict[str, list[tuple[int, float]]]] = {}
 
+    @cache
     def history(key: str) -> Mapping[str, Sequence[tuple[int, float]]]:
-        if key not in cache:
-            frame = tracking.read_history(uri, list(by_run), key, tags) if by_run else None
-            cache[key] = {} if frame is None else series_of(frame, by_run)
-        return cache[key]
+        found = series(key)
+        return {by_run[run_id]: found[run_id] for run_id in by_run if found[run_id]}
 
     predictions = None if store is None else partial(stored_predictions, Path(store))
-    guests = tracking.read_models(uri, sweep.name) if sweep.name != MODELS else []
-    planned = tracking.planned_models([run.tags for run in guests])
-    models = trials_of(Sweep(sweep.name, "", (), planned), guests)
+    planned = planned_models([run.tags for run in members.models])
+    models = trials_of(Sweep(sweep.name, "", (), planned), members.models)
     return Material(sweep.name, trials, history, predictions, models, sweep.protocol, sweep.judged)
 
 
@@ -234,32 +255,34 @@ def under(source: Material, names: Sequence[str]) -> Material | None:
     return replace(source, judged=kept, drawn=own)
 
 
-def series_of(frame: pandas.DataFrame, by_run: Mapping[str, str]) -> dict[str, list[tuple[int, float]]]:
-    """{fingerprint: [(epoch, value), ...] by epoch} of a frame with columns run_id, epoch, value."""
-    series: dict[str, list[tuple[int, float]]] = {}
-    for run_id, epoch, value in zip(frame["run_id"], frame["epoch"], frame["value"], strict=True):
-        series.setdefault(by_run[run_id], []).append((int(epoch), float(value)))
-    return {fingerprint: sorted(points) for fingerprint, points in series.items()}
-
-
 def tidy(trials: Iterable[Trial]) -> pandas.DataFrame:
-    """One row per trial and final metric: label, title, seed, setting, protocol, metric, value. No ids, no seconds."""
+    """One row per finished trial and final metric, as COLUMNS names them. No ids, no seconds."""
     import pandas
 
-    rows = [
-        (
-            trial.label,
-            trial.title,
-            trial.seed,
-            json.dumps(dict(sorted(trial.values.items())), ensure_ascii=False),
-            trial.protocol.text,
-            metric,
-            value,
-        )
-        for trial in trials
-        if trial.run is not None and trial.protocol is not None and trial.finished
-        for metric, value in sorted(trial.run.metrics.items())
-        if not metric.startswith("time/")
-    ]
-    columns = ["label", "title", "seed", "setting", "protocol", "metric", "value"]
-    return pandas.DataFrame(rows, columns=columns)
+    rows = [(*words, *result) for words, results in _results(trials) for result in results]
+    return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def tidy_csv(trials: Iterable[Trial]) -> str:
+    """The same as a CSV file with twelve digits. A trial's words are written once for its many metrics."""
+    row = cache(_csv_row)
+    lines = [row(*COLUMNS)]
+    for words, results in _results(trials):
+        start = row(*words)
+        lines += [f"{start},{row(metric)},{value:.12g}" for metric, value in results]
+    return "\n".join([*lines, ""])
+
+
+def _results(trials: Iterable[Trial]) -> Iterator[tuple[tuple[Any, ...], list[tuple[str, float]]]]:
+    """What is said of a finished trial, and its final metrics."""
+    for trial in trials:
+        if trial.run is not None and trial.protocol is not None and trial.finished:
+            setting = json.dumps(dict(sorted(trial.values.items())), ensure_ascii=False)
+            results = [one for one in sorted(trial.run.metrics.items()) if not one[0].startswith("time/")]
+            yield (trial.label, trial.title, trial.seed, setting, trial.protocol.text), results
+
+
+def _csv_row(*words: Any) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(words)
+    return stream.getvalue()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ham_core.errors import RequestError, known
-from orchestration.tracking import COMMIT
-from reports.collect import ABSENT, MODELS, Material, Protocol, Trial, protocol_of, readable
+from orchestration.tracking import COMMIT, MODELS
+from reports.collect import ABSENT, Material, Protocol, Trial, protocol_of, readable
 from reports.footnotes import marked
 from reports.judging import Judge
 from reports.spec import Better, Column, Entry, Spec
