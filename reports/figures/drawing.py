@@ -30,15 +30,17 @@ def drawn(spec: Spec, material: Material, formats: Sequence[str] = ("svg", "png"
         done = _by_value([trial for trial in members if trial.finished], spec.rows.by)
         if not done:
             raise Lacking(NOTHING_YET)
-    with context():
-        canvas = Canvas(new_figure(), spec, done, material, by_title(done))
-        alt = PAINTERS[type(part)](canvas, part)
-        files = {name: _file(canvas, name) for name in formats}
+    files: dict[str, bytes] = {}
+    alt, data = "", None
+    for name in sorted(formats):  # svg last, whose marks `data` describes
+        with context():  # a canvas each: saving one moves its axes, and the next file would depend on it
+            canvas = Canvas(new_figure(), spec, done, material, by_title(done))
+            alt = PAINTERS[type(part)](canvas, part)
+            files[name] = _file(canvas, name)
+            data = canvas.marks.data()
     text = protocol.text if protocol is not None else ""
     caption = part.caption(spec, material)
-    return Drawing(
-        spec.name, material.sweep, spec.title, caption, spec.question, text, files, alt, canvas.marks.data()
-    )
+    return Drawing(spec.name, material.sweep, spec.title, caption, spec.question, text, files, alt, data)
 
 
 def _by_value(trials: list[Trial], key: str) -> list[Trial]:
