@@ -10,7 +10,10 @@
     predictions.py per-image predictions, from the trial store
     render/        Markdown, LaTeX, CSV, HTML
     builder.py     all of it, written to a folder
+    outputs.py     which of its files are made again
+    manifest.py    what each file was made of, and why it would be made again
     provenance.py  what stands behind one cell
+    changes.py     what differs between two reports
 
 Importing this package is light: pandas, scipy and matplotlib load when a report is built.
 """
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reports.builder import Built
+    from reports.changes import Changes, Report
 
 FORMATS = ("md", "tex", "csv", "html")
 
@@ -53,6 +57,51 @@ def build(
         store=store,
         mlflow=mlflow,
     )
+
+
+def why(
+    *,
+    uri: str,
+    out: str | Path,
+    names: Sequence[str] = (),
+    formats: Sequence[str] = FORMATS,
+    sweep: str | None = None,
+    protocols: Sequence[str] = (),
+    store: str | Path | None = None,
+    mlflow: str | None = None,
+) -> dict[str, list[str]]:
+    """{table, figure or page: why `build` would make it again}; see `reports.builder.why`."""
+    from reports.builder import why as why_build
+
+    return why_build(
+        uri=uri,
+        out=out,
+        names=names,
+        formats=formats,
+        sweep=sweep,
+        protocols=protocols,
+        store=store,
+        mlflow=mlflow,
+    )
+
+
+def tables_in(folder: str | Path) -> Report:
+    """The tables of an earlier report."""
+    from reports.changes import read
+
+    return read(Path(folder))
+
+
+def compare(before: Report, built: Built, against: str | Path, out: str | Path) -> list[Changes]:
+    """What differs between an earlier report and the tables that were built just now; also written to OUT/changes.md."""
+    from reports.changes import NAME, between, markdown, read
+    from reports.manifest import write
+
+    names = [f"{path.parent.name}/{path.stem}" for path in built.files if path.suffix == ".csv"]
+    now = read(Path(out), names)
+    found = between({name: cells for name, cells in before.items() if built.whole or name in now}, now)
+    write(Path(out) / NAME, markdown(found, Path(against)).encode())
+    return found
 
 
 def explain(

@@ -4,22 +4,29 @@
     OUT/<sweep>/figures/<figure>.{svg,png,pdf}    OUT/<sweep>/trials.csv
     OUT/index.html   tables, figures and provenance, self-contained
     OUT/cost.html    the tables of seconds, which are kept out of every file whose name has no `cost`
+    OUT/manifest.json   what each of these was made of; what is up to date is not made again
 
-Equal numbers give equal bytes: nothing holds a date, and drawings have fixed salts.
+Equal numbers give equal bytes: nothing holds a date, and drawings have fixed salts. Which way a folder came to hold them, by
+one build or by many, makes no difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ham_core.config import digest_of
 from ham_core.errors import RequestError, known
 from orchestration.tracking import MODELS
 from reports.collect import Material, material, recorded_series, tidy_csv, under
 from reports.comparison import compared, published_tables
 from reports.figures import Drawing, Lacking, drawn
+from reports.manifest import Ask, Inputs, Manifest, Watched, alone, inputs_of, program
+from reports.outputs import Made, Outputs, Target
 from reports.render import csv, html, latex, markdown
 from reports.spec import Spec, chosen, load_specs
 from reports.tables import Table, tables_of
@@ -30,11 +37,18 @@ if TYPE_CHECKING:
 MAIN = "ham-main"
 RENDERERS = {"md": markdown.render, "tex": latex.render, "csv": csv.render}
 FORMATS = (*RENDERERS, "html")
+PAGE_CELLS = (
+    6000  # numbers that a page holds at most: a browser shows them at once, and tables of more are not read
+)
 DRAWN = {"md": "png", "tex": "pdf", "html": "svg"}  # a figure's file follows the format it is wanted for
 TITLE = "Robust fairness: tables and figures"
 LEDE = (
     "What each training method does to the worst class. Every number is a mean over seeds, computed from stored per-image "
     "predictions; choose a number to see the runs, seeds and formula behind it."
+)
+COST_TITLE = "Training cost in seconds"
+COST_LEDE = (
+    "Seconds belong to one machine and what else ran on it, so they are kept apart from what can be compared."
 )
 FOOTER = "Best value of a column in bold, second best underlined. Built from recorded runs; the same runs give the same bytes."
 
@@ -43,7 +57,10 @@ FOOTER = "Best value of a column in bold, second best underlined. Built from rec
 class Built:
     """What a build wrote."""
 
-    files: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # all that were asked for
+    written: list[Path] = field(default_factory=list)  # those that were not what they are now
+    up_to_date: bool = False  # nothing had to be made
+    whole: bool = False  # this is all that there is to report
     html: Path | None = None
     main: list[Table] = field(default_factory=list)  # the main table, which is printed
     waiting: list[str] = field(default_factory=list)  # one sentence per thing that lacks runs
@@ -66,7 +83,7 @@ def build(
     store: str | Path | None = None,
     mlflow: str | None = None,
 ) -> Built:
-    """Write tables and figures from the runs at `uri` to `out`.
+    """Write tables and figures from the runs at `uri` to `out`, as far as they are not up to date there.
 
     Without `names`: everything that has material, for every recorded sweep (or the one named); what lacks runs is marked
     and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
@@ -74,6 +91,46 @@ def build(
     under these, and figures where the sweep's own is one of them. `mlflow`: address of the MLflow UI to which the page links
     its runs.
     """
+    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store)
+    whole = not names and sweep is None and not protocols
+    return write(
+        sources,
+        wanted,
+        Path(out),
+        formats=formats,
+        strict=bool(names) and not partial,
+        named=bool(names),
+        mlflow=mlflow,
+        whole=whole,
+    )
+
+
+def why(
+    *,
+    uri: str,
+    out: str | Path,
+    names: Sequence[str] = (),
+    formats: Sequence[str] = FORMATS,
+    sweep: str | None = None,
+    protocols: Sequence[str] = (),
+    store: str | Path | None = None,
+    mlflow: str | None = None,
+) -> dict[str, list[str]]:
+    """{table, figure or page: why `build` would make it again, a sentence each; [] where it would not}. Writes nothing."""
+    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store)
+    named = bool(names)
+    whole = not named and sweep is None and not protocols
+    return reasons(sources, wanted, Path(out), formats=formats, named=named, mlflow=mlflow, whole=whole)
+
+
+def _asked_for(
+    uri: str,
+    names: Sequence[str],
+    formats: Sequence[str],
+    sweep: str | None,
+    protocols: Sequence[str],
+    store: str | Path | None,
+) -> tuple[list[Spec], list[Material]]:
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
     specs = load_specs()
     try:
@@ -82,16 +139,7 @@ def build(
         raise RequestError([*wrong, *error.problems]) from None
     if wrong:
         raise RequestError(wrong)
-    named = bool(names)
-    return write(
-        restricted(materials(uri, sweep, store), protocols),
-        wanted,
-        Path(out),
-        formats=formats,
-        strict=named and not partial,
-        named=named,
-        mlflow=mlflow,
-    )
+    return wanted, restricted(materials(uri, sweep, store), protocols)
 
 
 def restricted(sources: Sequence[Material], protocols: Sequence[str]) -> list[Material]:
@@ -133,6 +181,49 @@ def materials(uri: str, sweep: str | None = None, store: str | Path | None = Non
     return [material(found[name], runs[name], series, store) for name in wanted]
 
 
+@dataclass
+class Part:
+    """One spec and one sweep. What it takes to make its tables is done when they are first asked for, and once."""
+
+    source: Material
+    spec: Spec
+
+    @property
+    def table(self) -> str:
+        """The name of its tables' target."""
+        return f"{self.source.sweep}/{self.spec.name}"
+
+    @property
+    def figure(self) -> str:
+        """The name of its figure's target."""
+        return f"{self.source.sweep}/figures/{self.spec.name}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a figure, or has one."""
+        return self.spec.figure is not None and self.source.drawn
+
+    @cached_property
+    def _made(self) -> tuple[list[Table], set[Ask]]:
+        watched = Watched(self.source)
+        return (tables_of(self.spec, watched.material) if self.spec.is_table else []), watched.asked
+
+    @property
+    def tables(self) -> list[Table]:
+        """A table per protocol; [] of a figure."""
+        return self._made[0]
+
+    @property
+    def asked(self) -> set[Ask]:
+        """What its tables read besides runs."""
+        return self._made[1]
+
+    @cached_property
+    def beside(self) -> list[Table]:
+        """The published values beside its tables."""
+        return published_tables(self.spec, self.tables)
+
+
 def write(
     sources: Sequence[Material],
     specs: Sequence[Spec],
@@ -142,102 +233,284 @@ def write(
     strict: bool = False,
     named: bool = False,
     mlflow: str | None = None,
+    whole: bool = False,
 ) -> Built:
-    """`build` on material that is already read. `named`: each spec comes from the first source that plans its grid."""
-    built = Built()
-    plan: dict[str, list[Spec]] = {source.sweep: [] for source in sources}
-    problems: list[str] = []
+    """`build` on material that is already read. `named`: each spec comes from the first source that plans its grid.
+    `whole`: this is all there is, so files of tables that nothing makes any more are deleted."""
+    plan, without = _planned(sources, specs, named=named)
+    problems = without if named else []
+    if strict:
+        problems = [*problems, *(sentence for part in plan for sentence in _incomplete(part))]
+    if problems:
+        raise RequestError(problems)
+    with alone(out):
+        outputs = Outputs(Manifest(out))
+        page = _bring(outputs, plan, sources, formats, mlflow, named=named, unplanned=without)
+        undrawn = [sentence for sentence in outputs.waiting if "/figures/" in sentence.partition(":")[0]]
+        if strict and undrawn:
+            raise RequestError(undrawn)
+        if whole:
+            outputs.forget_others()
+        outputs.manifest.save()
+    return Built(
+        files=outputs.files,
+        written=outputs.written,
+        up_to_date=outputs.up_to_date,
+        whole=whole,
+        html=page,
+        main=_main(plan),
+        waiting=[*without, *outputs.waiting],
+    )
+
+
+def reasons(
+    sources: Sequence[Material],
+    specs: Sequence[Spec],
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    named: bool = False,
+    mlflow: str | None = None,
+    whole: bool = False,
+) -> dict[str, list[str]]:
+    """`why` on material that is already read."""
+    plan, without = _planned(sources, specs, named=named)
+    outputs = Outputs(Manifest(out), only_ask=True)
+    _bring(outputs, plan, sources, formats, mlflow, named=named, unplanned=without)
+    if whole:
+        outputs.forget_others()
+    return outputs.reasons
+
+
+def _planned(
+    sources: Sequence[Material], specs: Sequence[Spec], *, named: bool
+) -> tuple[list[Part], list[str]]:
+    """What is to be made, sweep by sweep; and a sentence per spec that no sweep can feed."""
+    parts: dict[str, list[Part]] = {source.sweep: [] for source in sources}
+    without: list[str] = []
     for spec in specs:
         able = [source for source in sources if spec.trials.grid in source.grids]
         if not spec.needs_runs:  # computed, so once is enough
             able = list(sources[:1])
         for source in able[:1] if named else able:
-            plan[source.sweep].append(spec)
+            parts[source.sweep].append(Part(source, spec))
         if not able and (named or spec.trials.grid != MODELS):
-            (problems if named else built.waiting).append(_without_grid(spec, sources))
+            without.append(_without_grid(spec, sources))
+    return [part for own in parts.values() for part in own], without
 
-    sections: list[html.Section] = []
-    results: list[tuple[Material, Spec, list[Table]]] = []
-    for source in sources:
-        for spec in plan[source.sweep]:
-            tables = tables_of(spec, source) if spec.is_table else []
-            results.append((source, spec, tables))
-            for table in tables:
-                sentences = [f"{source.sweep}/{spec.name}: {sentence}" for sentence in table.waiting]
-                built.waiting += sentences
-                built.waiting += [f"{source.sweep}/{spec.name}: {sentence}" for sentence in table.refused]
-                if strict and sentences:
-                    problems.append(
-                        f"{source.sweep}/{spec.name}: {len(table.missing)} missing: {', '.join(table.missing)}; "
-                        "train them with ham sweep, or write what exists with --partial"
-                    )
-    if problems:
-        raise RequestError(problems)
 
-    drawn_formats = [DRAWN[name] for name in formats if name in DRAWN]
+def _incomplete(part: Part) -> list[str]:
+    """What a table lacks that was asked for by name."""
+    return [
+        f"{part.table}: {len(table.missing)} missing: {', '.join(table.missing)}; train them with ham sweep, or write what "
+        "exists with --partial"
+        for table in part.tables
+        if table.waiting
+    ]
+
+
+def _bring(
+    outputs: Outputs,
+    plan: Sequence[Part],
+    sources: Sequence[Material],
+    formats: Sequence[str],
+    mlflow: str | None,
+    *,
+    named: bool,
+    unplanned: Sequence[str],
+) -> Path | None:
+    """Bring tables, figures, lists of trials and pages up to date -> the page, where one was asked for."""
+    drawn = tuple(DRAWN[name] for name in formats if name in DRAWN)
+    for part in plan:
+        if part.spec.is_table:
+            outputs.bring(_table_target(part, tuple(formats)))
+    for part in plan:
+        if part.draws and drawn:
+            outputs.bring(_figure_target(part, drawn))
     for source in sources:
-        section = html.Section(source.sweep, _summary(source))
-        folder = out / source.sweep
-        for spec, tables in ((spec, tables) for of, spec, tables in results if of is source):
-            links: list[tuple[str, str]] = []
-            for form in (name for name in formats if name in RENDERERS and tables):
-                path = folder / f"{spec.name}.{form}"
-                _save(path, RENDERERS[form](tables).encode(), built)
-                links.append((path.name, f"{source.sweep}/{path.name}"))
-            beside = published_tables(spec, tables)
-            for form in (name for name in formats if name in RENDERERS and beside):
-                path = folder / f"{spec.name}-published.{form}"
-                _save(path, RENDERERS[form](beside).encode(), built)
-                links.append((path.name, f"{source.sweep}/{path.name}"))
-            draws = spec.figure is not None and bool(drawn_formats) and source.drawn
-            drawing, lacks = _drawn(spec, source, drawn_formats) if draws else (None, "")
-            if draws:
-                for form in drawn_formats:
-                    path = folder / "figures" / f"{spec.name}.{form}"
-                    if drawing is None:
-                        path.unlink(missing_ok=True)  # an old drawing would show runs that are gone
-                    else:
-                        _save(path, drawing.files[form], built)
-                        links.append((path.name, f"{source.sweep}/figures/{path.name}"))
-                if drawing is None:
-                    sentence = f"{source.sweep}/figures/{spec.name}: {lacks}"
-                    built.waiting.append(sentence)
-                    if strict:
-                        raise RequestError(sentence)
-            drawings = [drawing] if drawing is not None else []
-            if tables or drawings:
-                section.items.append(
-                    html.Item(
-                        spec.name,
-                        spec.title,
-                        spec.question,
-                        [*tables, *beside],
-                        drawings,
-                        links,
-                        [one for table in tables for one in compared(spec, table)],
-                    )
-                )
         if "csv" in formats and not named:
-            _save(folder / "trials.csv", tidy_csv(source.trials).encode(), built)
-        sections.append(section)
+            outputs.bring(_trials_target(source))
+    if "html" not in formats:
+        return None
+    plain = [part for part in plan if not part.spec.machine]
+    seconds = [part for part in plan if part.spec.machine]
+    waiting = [*unplanned, *outputs.waiting]
+    pages = [Page("index.html", TITLE, LEDE, plain, waiting)]
+    if seconds:
+        pages.append(Page("cost.html", COST_TITLE, COST_LEDE, seconds))
+    for page in pages:
+        outputs.bring(_page_target(outputs, page, sources, formats, mlflow))
+    return outputs.out / "index.html"
 
-    if "html" in formats:
-        seconds = {spec.name for spec in specs if spec.machine}
-        built.html = _page(
-            sections, lambda item: item.name not in seconds, out / "index.html", built, TITLE, LEDE, mlflow
+
+def _table_target(part: Part, formats: tuple[str, ...]) -> Target:
+    """The tables of a spec in the formats of text; the page has them as `html`, without a file of their own."""
+
+    def inputs(asked: Iterable[Ask]) -> Inputs:
+        return inputs_of(part.spec, part.source, part.source.of_grid(part.spec.trials.grid), asked)
+
+    def make(forms: Sequence[str]) -> Made:
+        files: dict[str, dict[str, bytes]] = {form: {} for form in forms}
+        for form in (form for form in forms if form in RENDERERS):
+            files[form][f"{part.table}.{form}"] = RENDERERS[form](part.tables).encode()
+            if part.beside:
+                files[form][f"{part.table}-published.{form}"] = RENDERERS[form](part.beside).encode()
+        said = [sentence for table in part.tables for sentence in (*table.waiting, *table.refused)]
+        return Made(files, tuple(f"{part.table}: {sentence}" for sentence in said), part.asked)
+
+    return Target(part.table, formats, inputs, make)
+
+
+def _figure_target(part: Part, forms: tuple[str, ...]) -> Target:
+    """The figure of a spec. Beside its SVG stands what a page says of it, as JSON."""
+
+    def inputs(asked: Iterable[Ask]) -> Inputs:
+        trials = (
+            part.source.trials if part.spec.needs_runs else ()
+        )  # all: a method's colour follows from them
+        return inputs_of(part.spec, part.source, trials, asked)
+
+    def make(forms: Sequence[str]) -> Made:
+        watched = Watched(part.source)
+        try:
+            drawing = drawn(part.spec, watched.material, forms)
+        except Lacking as reason:
+            gone = tuple(f"{part.figure}.{form}" for form in forms)  # would show runs that are gone
+            return Made({form: {} for form in forms}, (f"{part.figure}: {reason}",), watched.asked, gone)
+        files = {form: {f"{part.figure}.{form}": drawing.files[form]} for form in forms}
+        if "svg" in files:
+            files["svg"][f"{part.figure}.json"] = _facts(drawing)
+        return Made(files, (), watched.asked)
+
+    return Target(part.figure, forms, inputs, make)
+
+
+def _facts(drawing: Drawing) -> bytes:
+    """All of a drawing but its picture."""
+    facts = {one.name: getattr(drawing, one.name) for one in fields(drawing) if one.name != "files"}
+    return (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _drawing(outputs: Outputs, part: Part) -> list[Drawing]:
+    """The figure as it was written, for a page."""
+    paths = outputs.manifest.files(part.figure, "svg")
+    if not paths:
+        return []
+    facts = json.loads((outputs.out / f"{part.figure}.json").read_bytes())
+    return [Drawing(**facts, files={"svg": (outputs.out / f"{part.figure}.svg").read_bytes()})]
+
+
+def _trials_target(source: Material) -> Target:
+    """Every final number of a sweep's trials."""
+    name = f"{source.sweep}/trials.csv"
+
+    def inputs(asked: Iterable[Ask]) -> Inputs:
+        return inputs_of(None, source, source.trials, ())
+
+    return Target(
+        name, ("csv",), inputs, lambda forms: Made({"csv": {name: tidy_csv(source.trials).encode()}})
+    )
+
+
+@dataclass(frozen=True)
+class Page:
+    """One HTML file. `waiting`: the sentences at its end."""
+
+    name: str
+    title: str
+    lede: str
+    parts: Sequence[Part]
+    waiting: Sequence[str] = ()
+
+
+def _page_target(
+    outputs: Outputs, page: Page, sources: Sequence[Material], formats: Sequence[str], mlflow: str | None
+) -> Target:
+    """A page is made of tables and figures, so its inputs are their inputs, and its own words."""
+    sweeps = {source.sweep: _summary(source) for source in sources}
+
+    def inputs(asked: Iterable[Ask]) -> Inputs:
+        names = [name for part in page.parts for name in (part.table, part.figure)]
+        items = {name: outputs.digests[name] for name in names if name in outputs.digests}
+        words = [list(formats), mlflow, list(sweeps.items()), page.title, page.lede, FOOTER, *page.waiting]
+        return Inputs({"page": digest_of(words), "items": items, "program": program()})
+
+    def make(forms: Sequence[str]) -> Made:
+        sections = []
+        for sweep, summary in sweeps.items():
+            items = [_item(outputs, part, formats) for part in page.parts if part.source.sweep == sweep]
+            items = [item for item in items if item.tables or item.drawings]
+            if items:
+                sections.append(html.Section(sweep, summary, items))
+        text = html.render(
+            _fitting(sections),
+            title=page.title,
+            lede=page.lede,
+            footer=FOOTER,
+            waiting=page.waiting,
+            mlflow=mlflow,
         )
-        if any(item.name in seconds for section in sections for item in section.items):
-            _page(
-                sections,
-                lambda item: item.name in seconds,
-                out / "cost.html",
-                built,
-                "Training cost in seconds",
-                "Seconds belong to one machine and what else ran on it, so they are kept apart from what can be compared.",
-                mlflow,
-            )
-    built.main = _main(results)
-    return built
+        return Made({"html": {page.name: text.encode()}})
+
+    return Target(page.name, ("html",), inputs, make)
+
+
+def _item(outputs: Outputs, part: Part, formats: Sequence[str]) -> html.Item:
+    """What a page shows of a spec, with links to its other files."""
+    drawn = [DRAWN[name] for name in formats if name in DRAWN]
+    files = [
+        path
+        for target, forms in ((part.table, formats), (part.figure, drawn))
+        for form in forms
+        for path in outputs.manifest.files(target, form)
+        if not path.endswith(".json")
+    ]
+    files.sort(key=lambda path: ("/figures/" in path, "-published." in path))
+    spec = part.spec
+    drawings = _drawing(outputs, part) if part.draws else []
+    links = [(Path(path).name, path) for path in files]
+    return html.Item(
+        spec.name,
+        spec.title,
+        spec.question,
+        [*part.tables, *part.beside],
+        drawings,
+        links,
+        [one for table in part.tables for one in compared(spec, table)],
+    )
+
+
+def _fitting(sections: Sequence[html.Section]) -> Sequence[html.Section]:
+    """The sections with tables so short that a page holds no more than PAGE_CELLS numbers, all of one length at most."""
+    tables = [table for section in sections for item in section.items for table in item.tables]
+    longest = max((len(table.rows) for table in tables), default=0)
+
+    def cells(rows: int) -> int:
+        return sum(min(rows, len(table.rows)) * len(table.columns) for table in tables)
+
+    rows = next((rows for rows in range(longest, 1, -1) if cells(rows) <= PAGE_CELLS), 1)
+    if rows >= longest:
+        return sections
+    return [
+        replace(
+            section,
+            items=[
+                replace(item, tables=[_cut(table, rows) for table in item.tables]) for item in section.items
+            ],
+        )
+        for section in sections
+    ]
+
+
+def _cut(table: Table, rows: int) -> Table:
+    """The first rows of a table, which says so."""
+    if len(table.rows) <= rows:
+        return table
+    note = (
+        f"The first {rows} of {len(table.rows)} rows, since a page of more than {PAGE_CELLS:,} numbers is slow to open; "
+        f"all of them: ham report {table.name.removesuffix('-published')} --format csv."
+    )
+    return replace(table, rows=table.rows[:rows], cells=table.cells[:rows], notes=(note, *table.notes))
 
 
 def _without_grid(spec: Spec, sources: Sequence[Material]) -> str:
@@ -253,34 +526,6 @@ def _without_grid(spec: Spec, sources: Sequence[Material]) -> str:
     return f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans (recorded: {recorded}){how}"
 
 
-def _drawn(spec: Spec, source: Material, formats: Sequence[str]) -> tuple[Drawing | None, str]:
-    """The figure, or what it waits for."""
-    try:
-        return drawn(spec, source, formats), ""
-    except Lacking as reason:
-        return None, str(reason)
-
-
-def _page(
-    sections: Sequence[html.Section],
-    wanted: Callable[[html.Item], bool],
-    path: Path,
-    built: Built,
-    title: str,
-    lede: str,
-    mlflow: str | None,
-) -> Path:
-    kept = [
-        html.Section(section.sweep, section.summary, [item for item in section.items if wanted(item)])
-        for section in sections
-    ]
-    kept = [section for section in kept if section.items]
-    waiting = built.waiting if path.name == "index.html" else ()
-    page = html.render(kept, title=title, lede=lede, footer=FOOTER, waiting=waiting, mlflow=mlflow)
-    _save(path, page.encode(), built)
-    return path
-
-
 def _summary(source: Material) -> str:
     if source.sweep == MODELS:
         count = len(source.labels)
@@ -293,18 +538,9 @@ def _summary(source: Material) -> str:
     )
 
 
-def _main(results: Sequence[tuple[Material, Spec, list[Table]]]) -> list[Table]:
+def _main(plan: Sequence[Part]) -> list[Table]:
     """The main table of the newest sweep that has it, else the first table."""
-    ordered = sorted((result for result in results if result[2]), key=lambda result: result[1].name != MAIN)
-    filled = [tables for _, _, tables in ordered if not all(table.empty for table in tables)]
-    choice = filled or [tables for _, _, tables in ordered]
-    return choice[0] if choice else []
-
-
-def _save(path: Path, content: bytes, built: Built) -> None:
-    """Write by rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_bytes(content)
-    beside.replace(path)
-    built.files.append(path)
+    ordered = sorted((part for part in plan if part.spec.is_table), key=lambda part: part.spec.name != MAIN)
+    filled = (part for part in ordered if not all(table.empty for table in part.tables))
+    choice = next(filled, None) or next(iter(ordered), None)
+    return choice.tables if choice is not None else []

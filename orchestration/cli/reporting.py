@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from orchestration.cli.shared import (
     complain,
     console,
     emit,
+    grid,
     next_command,
     open_store,
     tracking_uri,
@@ -47,11 +49,12 @@ UnderFlag = Annotated[
 ]
 BEST_FIRST = "best/pgd20/worst"  # the UI opens with the trials sorted by it
 READY_SECONDS = 60
+MOST_CHANGES = 60  # of one table on the terminal; the file has all
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    command(app, "report", "ham report --out reports-out --format md,tex")(report)
+    command(app, "report", "ham report --out reports-out --format md,tex  ·  ham report --why")(report)
     command(
         app, "explain", 'ham explain ham-main "HAM (official code)" "PGD-20 worst"  ·  ham explain 3fa4b2'
     )(explain)
@@ -82,8 +85,15 @@ def report(
     store: StoreFlag = DEFAULT_STORE,
     uri: UriFlag = None,
     protocol: UnderFlag = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Build nothing; say what would be built again, and why.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="DIR", help="Say which cells differ from an earlier report."),
+    ] = None,
 ) -> int:
-    """Build tables and figures from what is recorded, and one self-contained HTML page."""
+    """Build tables and figures from what is recorded, and one self-contained HTML page. What is up to date is left alone."""
     import reports
 
     chosen = [word.strip() for word in format.split(",") if word.strip()]
@@ -98,26 +108,43 @@ def report(
             f"--mlflow-url: '{mlflow_url}' is no web address; try --mlflow-url http://127.0.0.1:5000"
         )
     target = out or place.path / "report"
+    if why and against is not None:
+        raise RequestError("--why builds nothing, so there is nothing to compare --against; give one of them")
+    address = tracking_uri(uri, place)
+    asked: dict[str, Any] = {
+        "uri": address,
+        "out": target,
+        "names": names or (),
+        "formats": chosen,
+        "sweep": sweep,
+        "protocols": _words(protocol),
+        "store": place.path,
+        "mlflow": mlflow_url or (address if address.startswith("http") else None),
+    }
+    if why:
+        print("\n".join(_reasons(reports.why(**asked), target)))
+        return DONE
     reason = unwritable(target)
     if reason:
         raise RequestError(
             f"--out: {target} cannot be written ({reason}); name a folder in which you may write, for example --out tables"
         )
-    address = tracking_uri(uri, place)
-    built = reports.build(
-        uri=address,
-        out=target,
-        names=names or (),
-        formats=chosen,
-        sweep=sweep,
-        partial=partial,
-        protocols=_words(protocol),
-        store=place.path,
-        mlflow=mlflow_url or (address if address.startswith("http") else None),
-    )
+    before = {}
+    if against is not None:
+        chosen += [] if "csv" in chosen else ["csv"]  # which is what is compared
+        before = reports.tables_in(against)  # first: it may be the folder that is built
+    built = reports.build(**asked, partial=partial)
     _show(built)
     complain(built.waiting)
-    print(f"\n{len(built.files)} files in {_short(target)}")
+    if against is not None:
+        _show_changes(reports.compare(before, built, against, target), against)
+        print(f"\nchanges:     {_short(target / 'changes.md')}")
+    count = f"{len(built.files)} file{'' if len(built.files) == 1 else 's'} in {_short(target)}"
+    print(
+        f"\nup to date: {count}"
+        if built.up_to_date
+        else f"\n{count}, {len(built.written)} of them new or changed"
+    )
     if built.html is not None:
         print(f"HTML report: {_short(built.html)} (open it in a browser; it needs no network)")
     print(f"MLflow UI:   {next_command('ui', store, uri)}")
@@ -134,6 +161,30 @@ def _show(built: Built) -> None:
         screen.print(coloured)
     elif built.main:
         print(built.shown)
+
+
+def _reasons(asked: Mapping[str, list[str]], target: Path) -> list[str]:
+    """A line per target: why it would be built again; what is up to date comes last, in one."""
+    lines = [f"{name}: {'; '.join(reasons)}" for name, reasons in asked.items() if reasons]
+    fresh = [name for name, reasons in asked.items() if not reasons]
+    if not lines:
+        return [f"up to date: all of {_short(target)} ({', '.join(fresh)})"]
+    return [*lines, f"up to date: {', '.join(fresh) or 'nothing'}"]
+
+
+def _show_changes(found: Sequence[Any], against: Path) -> None:
+    """The changed cells, table by table."""
+    from reports.changes import in_one_line, rows_of
+
+    for changes in found:
+        if changes.cells:
+            title = f"{changes.table}{f' ({changes.whole})' if changes.whole else ''}"
+            rows = rows_of(changes)
+            grid(("row", "column", "old", "new", "difference"), rows[:MOST_CHANGES], title)
+            if len(rows) > MOST_CHANGES:
+                print(f"and {len(rows) - MOST_CHANGES} more")
+            print()
+    print(in_one_line(found, against))
 
 
 def explain(
