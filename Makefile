@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-planning bench-orchestration mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -94,6 +94,9 @@ bench-planning: $(STAMP) ## seconds and memory of ham plan and status with 10,00
 
 bench-orchestration: $(STAMP) ## seconds of ham sweep against a bare loop of two processes over the same trials (ARGS=)
 	@.venv/bin/python -m benchmarks.orchestration $(ARGS)
+
+bench-reporting: $(STAMP) ## seconds and memory of ham report on records of 100, 1,000 and 10,000 runs (ARGS=)
+	@.venv/bin/python -m benchmarks.reporting $(ARGS)
 
 mutants: $(STAMP) ## flip signs and drop terms in the parts of methods: does a test fail each time? (ARGS="--most 300")
 	@.venv/bin/python -m tests.mutants $(ARGS)

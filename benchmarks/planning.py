@@ -52,14 +52,18 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def run(*arguments: object) -> Cost:
-    """What `ham ARGUMENTS` costs. CalledProcessError: it failed."""
+def run(*arguments: object, quiet: bool = False) -> Cost:
+    """What `ham ARGUMENTS` costs. `quiet`: what it complains of is shown only where it fails, a CalledProcessError."""
     said = subprocess.run(
         [sys.executable, "-c", MEASURE, sys.executable, "-m", "orchestration.cli", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
-        check=True,
+        stderr=subprocess.PIPE if quiet else None,
+        check=False,
     )
+    if said.returncode:
+        print((said.stderr or b"").decode(), file=sys.stderr)
+        said.check_returncode()
     return Cost(*json.loads(said.stdout))
 
 
