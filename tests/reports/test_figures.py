@@ -584,7 +584,7 @@ def test_the_shipped_sweep_has_every_grid_that_figures_need(tmp_path: Path):
 
     planned = {
         grid
-        for name in ("figures", "cifar10", "digits_search")
+        for name in ("figures", "cifar10", "digits_search", "all_methods")
         for one in load_sweep(name).trials
         for grid in one.grids
     }
