@@ -269,6 +269,6 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
 @cache
 def _student(level: float, freedom: int) -> float:
     """t_{freedom, (1+level)/2}; a report asks for the same few thousands of times."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, without the second that importing it takes
 
-    return float(t.ppf((1 + level) / 2, freedom))
+    return float(stdtrit(freedom, (1 + level) / 2))

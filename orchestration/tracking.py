@@ -229,10 +229,14 @@ def _points(uri: str, run_ids: Sequence[str], key: str) -> dict[str, list[tuple[
     found: dict[str, list[tuple[int, int, float]]] = {run_id: [] for run_id in run_ids}
     if hasattr(store, "ManagedSessionMaker"):
         from mlflow.store.tracking.dbmodels.models import SqlMetric
-        from sqlalchemy import select
+        from sqlalchemy import (
+            Integer,
+            select,
+            type_coerce,
+        )  # a number as it is: making truth values of many takes time
 
-        columns = (SqlMetric.run_uuid, SqlMetric.step, SqlMetric.timestamp, SqlMetric.value, SqlMetric.is_nan)
-        asked = select(*columns).where(SqlMetric.key == key)
+        of_run = (SqlMetric.run_uuid, SqlMetric.step, SqlMetric.timestamp, SqlMetric.value)
+        asked = select(*of_run, type_coerce(SqlMetric.is_nan, Integer)).where(SqlMetric.key == key)
         if (
             len(run_ids) <= CHUNK
         ):  # of many, all of the series is read along its index, in a sixth of the time
@@ -281,7 +285,7 @@ def _runs_of_database(
     store: Any, experiments: Mapping[str, str], memberships: Sequence[str], *, models: bool
 ) -> list[Run]:
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
-    from sqlalchemy import select
+    from sqlalchemy import Integer, select, type_coerce
 
     tags: dict[str, dict[str, str]] = {}
     params: dict[str, dict[str, str]] = {}
@@ -310,7 +314,7 @@ def _runs_of_database(
                     target[run_id][once.setdefault(key, key)] = once.setdefault(value, value)
             metrics.update((run_id, {}) for run_id in chunk)
             latest = SqlLatestMetric
-            numbers = select(latest.run_uuid, latest.key, latest.value, latest.is_nan)
+            numbers = select(latest.run_uuid, latest.key, latest.value, type_coerce(latest.is_nan, Integer))
             for run_id, key, number, is_nan in rows(numbers.where(latest.run_uuid.in_(chunk))):
                 metrics[run_id][once.setdefault(key, key)] = math.nan if is_nan else number
     return [

@@ -12,8 +12,10 @@ one build or by many, makes no difference.
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,9 +178,21 @@ def materials(uri: str, sweep: str | None = None, store: str | Path | None = Non
     if sweep is not None and sweep not in found:
         raise RequestError(f"no sweep '{sweep}' is recorded; {known(sweep, found)}")
     wanted = [name for name in found if sweep in (None, name)]
-    runs = tracking.read_runs(uri, wanted)
+    with _uncollected():
+        runs = tracking.read_runs(uri, wanted)
     series = recorded_series(uri, [run for members in runs.values() for run in members.trials])
     return [material(found[name], runs[name], series, store) for name in wanted]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is read here is millions of small objects that stay: the collector need not look at them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @dataclass
