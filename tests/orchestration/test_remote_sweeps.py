@@ -81,10 +81,14 @@ class World:
         return out
 
     def tables(self, machine: str, store: str) -> dict[str, bytes]:
-        """The report's files but those about cost, which hold seconds."""
+        """The report's files but those about cost, which hold seconds, and the manifest, which names runs."""
         out = f"report-{machine}"
         self.ham(machine, "report", "--store", store, "--out", out, "--format", "md,tex,csv")
-        found = [path for path in (self.place / out).rglob("*.*") if "cost" not in path.name]
+        found = [
+            path
+            for path in (self.place / out).rglob("*.*")
+            if "cost" not in path.name and path.name != "manifest.json"
+        ]
         return {path.name: path.read_bytes() for path in found}
 
     def epochs(self) -> Counter[tuple[str, str]]:
