@@ -186,7 +186,8 @@ def materials(uri: str, sweep: str | None = None, store: str | Path | None = Non
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """What is read here is millions of small objects that stay: the collector need not look at them again and again."""
+    """What is read here is millions of small objects that stay, none of them garbage: nothing for the collector to look at
+    again and again."""
     gc.disable()
     try:
         yield
@@ -335,15 +336,13 @@ def _bring(
 ) -> Path | None:
     """Bring tables, figures, lists of trials and pages up to date -> the page, where one was asked for."""
     drawn = tuple(DRAWN[name] for name in formats if name in DRAWN)
-    for part in plan:
-        if part.spec.is_table:
+    with _uncollected():
+        for part in (part for part in plan if part.spec.is_table):
             outputs.bring(_table_target(part, tuple(formats)))
-    for part in plan:
-        if part.draws and drawn:
-            outputs.bring(_figure_target(part, drawn))
-    for source in sources:
-        if "csv" in formats and not named:
+        for source in sources if "csv" in formats and not named else ():
             outputs.bring(_trials_target(source))
+    for part in (part for part in plan if part.draws and drawn):
+        outputs.bring(_figure_target(part, drawn))
     if "html" not in formats:
         return None
     plain = [part for part in plan if not part.spec.machine]
