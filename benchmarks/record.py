@@ -64,6 +64,7 @@ def write(folder: Path, runs: int) -> str:
             client.set_tag(parent.info.run_id, "started_ms", str(number))
             for first in range(0, len(planned), 500):
                 _insert(database, experiment, name, planned[first : first + 500], chance)
+        database.execute("pragma wal_checkpoint(truncate)")
     return uri
 
 
