@@ -95,10 +95,11 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds and memory against the number of runs."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(8.75, 3.6), layout="constrained")
+        figure = Figure(figsize=(8.75, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         for what, (color, marker, dash) in STYLES.items():
             own = [one for one in results if one["what"] == what]
@@ -135,7 +136,9 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
             "allowed: 2 GiB", (0.02, MEMORY), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
         )
         right.set_ylim(100, 4000)
-        left.legend(loc="lower right", fontsize=8)
+        for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8.5)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160, metadata={"Software": None})
 
