@@ -268,7 +268,10 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 @cache
 def _student(level: float, freedom: int) -> float:
-    """t_{freedom, (1+level)/2}; a report asks for the same few thousands of times."""
-    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, without the second that importing it takes
+    """t_{freedom, (1+level)/2}; a report asks for the same few thousands of times.
+
+    By what scipy.stats.t.ppf itself calls, without the second that importing scipy.stats takes.
+    """
+    from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + level) / 2))
