@@ -78,7 +78,7 @@ report: $(STAMP) ## all tables and figures and the HTML page from what is in the
 	@$(HAM) report $(SHARED) $(ARGS)
 
 tables: $(STAMP) ## the tables only: Markdown, LaTeX and CSV (ARGS=)
-	@$(HAM) report $(SHARED) --format md,tex,csv $(ARGS)
+	@$(HAM) report $(SHARED) --tables $(ARGS)
 
 ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
 	@$(HAM) ui $(SHARED) $(ARGS)

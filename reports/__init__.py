@@ -42,6 +42,7 @@ def build(
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
     mlflow: str | None = None,
+    figures: bool = True,
 ) -> Built:
     """Write tables and figures below `out`; see `reports.builder.build`."""
     from reports.builder import build as build_reports
@@ -56,6 +57,7 @@ def build(
         protocols=protocols,
         store=store,
         mlflow=mlflow,
+        figures=figures,
     )
 
 
@@ -69,6 +71,7 @@ def why(
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
     mlflow: str | None = None,
+    figures: bool = True,
 ) -> dict[str, list[str]]:
     """{table, figure or page: why `build` would make it again}; see `reports.builder.why`."""
     from reports.builder import why as why_build
@@ -82,6 +85,7 @@ def why(
         protocols=protocols,
         store=store,
         mlflow=mlflow,
+        figures=figures,
     )
 
 

@@ -84,6 +84,7 @@ def build(
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
     mlflow: str | None = None,
+    figures: bool = True,
 ) -> Built:
     """Write tables and figures from the runs at `uri` to `out`, as far as they are not up to date there.
 
@@ -91,10 +92,10 @@ def build(
     and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
     named); a missing cell is a RequestError that names the missing trials, unless `partial`. With `protocols`: only tables
     under these, and figures where the sweep's own is one of them. `mlflow`: address of the MLflow UI to which the page links
-    its runs.
+    its runs. Without `figures`: tables only, which takes a fraction of the time; figures that are there stay.
     """
-    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store)
-    whole = not names and sweep is None and not protocols
+    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store, figures)
+    whole = figures and not names and sweep is None and not protocols
     return write(
         sources,
         wanted,
@@ -104,6 +105,7 @@ def build(
         named=bool(names),
         mlflow=mlflow,
         whole=whole,
+        figures=figures,
     )
 
 
@@ -117,12 +119,22 @@ def why(
     protocols: Sequence[str] = (),
     store: str | Path | None = None,
     mlflow: str | None = None,
+    figures: bool = True,
 ) -> dict[str, list[str]]:
     """{table, figure or page: why `build` would make it again, a sentence each; [] where it would not}. Writes nothing."""
-    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store)
+    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store, figures)
     named = bool(names)
-    whole = not named and sweep is None and not protocols
-    return reasons(sources, wanted, Path(out), formats=formats, named=named, mlflow=mlflow, whole=whole)
+    whole = figures and not named and sweep is None and not protocols
+    return reasons(
+        sources,
+        wanted,
+        Path(out),
+        formats=formats,
+        named=named,
+        mlflow=mlflow,
+        whole=whole,
+        figures=figures,
+    )
 
 
 def _asked_for(
@@ -132,13 +144,23 @@ def _asked_for(
     sweep: str | None,
     protocols: Sequence[str],
     store: str | Path | None,
+    figures: bool,
 ) -> tuple[list[Spec], list[Material]]:
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
+    if not figures and "html" in formats:
+        wrong.append("the page shows figures, so it is not made of tables alone; leave out html")
     specs = load_specs()
     try:
         wanted = chosen(tuple(names), specs)
     except RequestError as error:
         raise RequestError([*wrong, *error.problems]) from None
+    if not figures:
+        wrong += [
+            f"'{spec.name}' is a figure, and tables alone were asked for"
+            for spec in wanted
+            if names and not spec.is_table
+        ]
+        wanted = [spec for spec in wanted if spec.is_table]
     if wrong:
         raise RequestError(wrong)
     return wanted, restricted(materials(uri, sweep, store), protocols)
@@ -249,6 +271,7 @@ def write(
     named: bool = False,
     mlflow: str | None = None,
     whole: bool = False,
+    figures: bool = True,
 ) -> Built:
     """`build` on material that is already read. `named`: each spec comes from the first source that plans its grid.
     `whole`: this is all there is, so files of tables that nothing makes any more are deleted."""
@@ -260,7 +283,9 @@ def write(
         raise RequestError(problems)
     with alone(out):
         outputs = Outputs(Manifest(out))
-        page = _bring(outputs, plan, sources, formats, mlflow, named=named, unplanned=without)
+        page = _bring(
+            outputs, plan, sources, formats, mlflow, named=named, unplanned=without, figures=figures
+        )
         undrawn = [sentence for sentence in outputs.waiting if "/figures/" in sentence.partition(":")[0]]
         if strict and undrawn:
             raise RequestError(undrawn)
@@ -287,11 +312,12 @@ def reasons(
     named: bool = False,
     mlflow: str | None = None,
     whole: bool = False,
+    figures: bool = True,
 ) -> dict[str, list[str]]:
     """`why` on material that is already read."""
     plan, without = _planned(sources, specs, named=named)
     outputs = Outputs(Manifest(out), only_ask=True)
-    _bring(outputs, plan, sources, formats, mlflow, named=named, unplanned=without)
+    _bring(outputs, plan, sources, formats, mlflow, named=named, unplanned=without, figures=figures)
     if whole:
         outputs.forget_others()
     return outputs.reasons
@@ -333,9 +359,10 @@ def _bring(
     *,
     named: bool,
     unplanned: Sequence[str],
+    figures: bool,
 ) -> Path | None:
     """Bring tables, figures, lists of trials and pages up to date -> the page, where one was asked for."""
-    drawn = tuple(DRAWN[name] for name in formats if name in DRAWN)
+    drawn = tuple(DRAWN[name] for name in formats if name in DRAWN and figures)
     with _uncollected():
         for part in (part for part in plan if part.spec.is_table):
             outputs.bring(_table_target(part, tuple(formats)))

@@ -54,7 +54,11 @@ MOST_CHANGES = 60  # of one table on the terminal; the file has all
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    command(app, "report", "ham report --out reports-out --format md,tex  ·  ham report --why")(report)
+    command(
+        app,
+        "report",
+        "ham report --out reports-out --format md,tex  ·  ham report --tables  ·  ham report --why",
+    )(report)
     command(
         app, "explain", 'ham explain ham-main "HAM (official code)" "PGD-20 worst"  ·  ham explain 3fa4b2'
     )(explain)
@@ -68,8 +72,12 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="[default: STORE/report]")] = None,
     format: Annotated[
-        str, typer.Option("--format", metavar="LIST", help="Of md, tex, csv, html.")
-    ] = ",".join(FORMATS),
+        str | None,
+        typer.Option("--format", metavar="LIST", help="Of md, tex, csv, html. [default: all]"),
+    ] = None,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Tables only, in md, tex and csv: figures take most of the time.")
+    ] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Write named tables although cells are missing.")
     ] = False,
@@ -96,9 +104,14 @@ def report(
     """Build tables and figures from what is recorded, and one self-contained HTML page. What is up to date is left alone."""
     import reports
 
-    chosen = [word.strip() for word in format.split(",") if word.strip()]
+    possible = tuple(word for word in FORMATS if word != "html" or not tables)  # the page shows figures
+    chosen = list(possible) if format is None else _words(format)
     wrong = [
-        f"--format: unknown format '{word}'; {known(word, FORMATS)}" for word in chosen if word not in FORMATS
+        "--format: the page shows figures, so html does not go with --tables; leave out one of them"
+        if word in FORMATS
+        else f"--format: unknown format '{word}'; {known(word, FORMATS)}"
+        for word in chosen
+        if word not in possible
     ]
     if wrong or not chosen:
         raise RequestError(wrong or f"--format: no format given; {known('', FORMATS)}")
@@ -120,6 +133,7 @@ def report(
         "protocols": _words(protocol),
         "store": place.path,
         "mlflow": mlflow_url or (address if address.startswith("http") else None),
+        "figures": not tables,
     }
     if why:
         print("\n".join(_reasons(reports.why(**asked), target)))

@@ -256,6 +256,7 @@ def test_data_lists_the_named_sets_and_checks_a_folder(tmp_path: Path) -> None:
         (("train", "--method", "hamm"), "unknown method 'hamm'"),
         (("train", "nosuch.yaml"), "nosuch.yaml: cannot be read: no such file"),
         (("report", "--format", "pdf"), "unknown format 'pdf'"),
+        (("report", "--tables", "--format", "md,html"), "html does not go with --tables"),
         (("report", "--mlflow-url", "javascript:x", "--tracking-uri", "sqlite:///x.db"), "is no web address"),
         (("report",), "does not exist; run `ham sweep"),
         (("ui",), "does not exist; run `ham sweep"),

@@ -88,6 +88,24 @@ def test_a_file_that_was_deleted_or_edited_is_written_again_and_no_other(
     assert contents(tmp_path) == {name: content for name, (_, content) in before.items()}
 
 
+def test_tables_alone_draw_nothing_and_leave_figures_and_pages_as_they_were(
+    two_grids: Store, tmp_path: Path
+) -> None:
+    built = write([two_grids.material()], SPECS, tmp_path, formats=("md", "tex", "csv"), figures=False)
+    assert {path.suffix for path in built.files} == {".md", ".tex", ".csv"}
+    assert not (tmp_path / "digits/figures").exists()
+    whole = write([two_grids.material()], SPECS, tmp_path / "whole")
+    before = state(tmp_path / "whole")
+    other = changed(two_grids, 0, **{"best/pgd20/worst": 0.1})
+    write([other.material()], SPECS, tmp_path / "whole", formats=("md",), figures=False)
+    written = touched(before, state(tmp_path / "whole"))
+    assert "digits/ham-main.md" in written
+    assert written <= {
+        NAME,
+        *(str(path.relative_to(tmp_path / "whole")) for path in whole.files if path.suffix == ".md"),
+    }
+
+
 def test_only_what_a_changed_run_feeds_is_written(two_grids: Store, tmp_path: Path) -> None:
     write([two_grids.material()], SPECS, tmp_path)
     before = state(tmp_path)
