@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -25,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ham_core.errors import known
+from ham_core.plugins import entry_points
 
 Kind = Literal["objectives", "mining", "calibration", "averaging"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

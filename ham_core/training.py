@@ -37,6 +37,7 @@ from ham_core.held_out import held_out_accuracies, held_out_losses
 from ham_core.metrics import class_keys
 from ham_core.network import average_of, build_model, fewest_rows, set_precision
 from ham_core.objectives.base import Objective, cross_entropy
+from ham_core.optimizer import SGD
 from ham_core.prefix import prefix_of
 from ham_core.randomness import generator
 from ham_core.selection import judge, rules_won
@@ -93,7 +94,7 @@ class Training:
                 f"batch_size: {trial.batch_size}, but BatchNorm of {trial.model.name} at this image size needs "
                 f"{self.fewest} images to have a variance; use {self.fewest} or more"
             )
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = SGD(
             self.model.parameters(),
             lr=trial.optimizer.lr,
             momentum=trial.optimizer.momentum,

@@ -456,17 +456,23 @@ def entry(
 
 
 class Listener:
-    """Tells the display and the record what Ray tells us, and remembers who failed."""
+    """Tells the display and the record what Ray tells us, and remembers who failed.
 
-    def __init__(self, jobs: dict[str, Job], recorder: Recorder, shown: Display) -> None:
-        self.jobs, self.recorder, self.shown = jobs, recorder, shown
+    `at_once`: whether a trial's run is opened when it starts, else with its first epoch.
+    """
+
+    def __init__(
+        self, jobs: dict[str, Job], recorder: Recorder, shown: Display, *, at_once: bool = True
+    ) -> None:
+        self.jobs, self.recorder, self.shown, self.at_once = jobs, recorder, shown, at_once
         self.failed: dict[str, str] = {}
         recorder.warn = shown.warn
 
     def started(self, identity: str) -> None:
         """A worker takes the trial."""
         self.shown.started(identity)
-        self.recorder.sync(self.jobs[identity], "RUNNING")
+        if self.at_once:
+            self.recorder.sync(self.jobs[identity], "RUNNING")
 
     def reported(self, identity: str, result: dict[str, Any]) -> None:
         """An event of run_trial, or the reason for which it gave up."""
@@ -637,7 +643,8 @@ def run_here(
         uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False), trains=train
     )
     with live.display(told, console) as shown:
-        listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown)
+        # MLflow takes seconds to import, and here the training would wait for it.
+        listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown, at_once=False)
         steps = [examine(cast("Planned", job), store.path) for job in jobs]
         waits, prefixes = waits_of(steps), sharing(steps, store.path)
         try:

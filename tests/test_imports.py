@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.startup import commands, once
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("ham_core", "orchestration", "reports")
 HEAVY = ("torch", "torchvision", "ray", "mlflow", "sklearn", "pandas")
@@ -152,6 +154,18 @@ def test_help_answers_at_once() -> None:
         assert python("-m", "orchestration.cli", "--help").returncode == 0
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 2.0, seconds
+
+
+def test_help_loads_no_settings() -> None:
+    assert not loaded_by("--help") & {"pydantic", "yaml", "numpy", "rich"}
+
+
+def test_a_plan_and_the_first_step_of_a_training_load_what_they_need_and_come_soon(tmp_path: Path) -> None:
+    """The commands of benchmarks/startup.py, which has the real limits; here they are generous to a busy machine."""
+    for command in commands(tmp_path):
+        found = once(command)
+        assert found["loaded"] == [], command.name
+        assert found["seconds"] < (60 if "torch" in command.name or command.torch else 10), command.name
 
 
 @pytest.mark.parametrize(

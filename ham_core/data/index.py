@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ham_core.data.places import cache_folder
 from ham_core.data.source import Facts, Source
 from ham_core.errors import RequestError, known
+from ham_core.plugins import entry_points
 
 if TYPE_CHECKING:
     from ham_core.config import Data

@@ -10,10 +10,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from ham_core.errors import RequestError, known
+from ham_core.plugins import entry_points
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,11 +15,11 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from ham_core.errors import RequestError, known
+from ham_core.plugins import entry_points
 from ham_core.yamlfile import Document, Key, load
 
 __all__ = ["Preset", "load_preset", "names"]

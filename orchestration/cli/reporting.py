@@ -8,16 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from ham_core.errors import RequestError, known
-from ham_core.folder import unwritable
 from orchestration.cli.keeping import explain_trial
 from orchestration.cli.shared import (
     DEFAULT_STORE,
@@ -103,6 +100,7 @@ def report(
 ) -> int:
     """Build tables and figures from what is recorded, and one self-contained HTML page. What is up to date is left alone."""
     import reports
+    from ham_core.folder import unwritable
 
     possible = tuple(word for word in FORMATS if word != "html" or not tables)  # the page shows figures
     chosen = list(possible) if format is None else _words(format)
@@ -323,6 +321,8 @@ def _start_server(address: str, store: Path, port: int) -> subprocess.Popen[byte
 
 def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
     """Wait until the server is healthy."""
+    import urllib.request
+
     for _ in range(READY_SECONDS * 4):
         if server.poll() is not None:
             return False
@@ -357,6 +357,8 @@ def _taken(port: int) -> bool:
 
 def _trials_view(address: str) -> str:
     """The address of the newest sweep's trials, flat and best first."""
+    from urllib.parse import quote
+
     from orchestration import tracking
 
     sweeps = tracking.read_sweeps(address)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +172,20 @@ def test_digits_are_the_images_of_scikit_learn_in_a_fixed_split() -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (1352, 0, 445)
     assert len(data.train) + len(data.test) == len(bunch.target)
     assert data.classes == tuple("0123456789")
+
+
+def test_digits_that_cannot_be_read_are_refused_with_their_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for content in (None, b"", b"no gzip", gzip.compress(b"1,2,3\n" * 100)[:20], gzip.compress(b"a,b\n")):
+        place = tmp_path / "datasets" / "data" / "digits.csv.gz"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            place.write_bytes(content)
+        monkeypatch.setattr("ham_core.data.digits._package", lambda: tmp_path)
+        with pytest.raises(RequestError, match="digits cannot be read") as refused:
+            load("digits", validation=0.1, split_seed=0)
+        assert str(place) in str(refused.value)
 
 
 def test_changed_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""What measured numbers depend on, and an argument type: what the benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def about(*packages: str) -> dict[str, Any]:
+    """Processor, its cores, how busy they were at the start, and versions of Python, torch and these packages."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", *packages)},
+    }
+
+
+def said_of(machine: dict[str, Any]) -> str:
+    """The same as a line."""
+    return "  ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def bounded(kind: Callable[[str], float], low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    """An argparse type: a number from low to high."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        return value
+
+    return number
