@@ -8,16 +8,15 @@ batch from the same seed. So batches do not depend on each other: the state afte
 run that was killed continues from there to the same per-image results. They are those of one direct call of the library
 with the same seed and batch size.
 
-Differs from that call: K < 10 limits the targets (the library raises IndexError), torch's global random state, the tracing
-function and the log level are left as found (the library resets the first two), its own resume file is not used (a second
-run raises ValueError), and its warnings are silenced (ham_core/doubts.py looks for the same and more).
+Differs from that call: K < 10 limits the targets (the library raises IndexError), torch's global random state and the log
+level are left as found (the library resets the first), its own resume file is not used (a second run raises ValueError), and
+its checks of the model, eight passes, and their warnings are left out (ham_core/doubts.py looks for the same and more).
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,9 +121,9 @@ def run_parts(
             own = rows[first : first + batch]
             at = torch.from_numpy(own).to(images.labels.device)
             x, y = to_float(images.images[at]), images.labels[at]
-            adv, prediction = _attack(model, x, y, part, targets, epsilon=epsilon, norm=norm, seed=seed)
-            with torch.no_grad():
-                confidence = model(adv).float().softmax(1).gather(1, y[:, None]).squeeze(1)
+            adv, logits = _attack(model, x, y, part, targets, epsilon=epsilon, norm=norm, seed=seed)
+            prediction = logits.max(1).indices
+            confidence = logits.float().softmax(1).gather(1, y[:, None]).squeeze(1)
             broken = (prediction != y).cpu().numpy()
             state.prediction[own[broken]] = prediction.cpu().numpy()[broken]
             state.confidence[own[broken]] = confidence.cpu().numpy()[broken]
@@ -158,8 +157,8 @@ def _library() -> Any:
 def _attack(
     model: nn.Module, x: Tensor, y: Tensor, part: Part, targets: int, *, epsilon: float, norm: str, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """One part on one batch -> attacked images like x, predictions (B,)."""
-    with _as_found(x.device):
+    """One part on one batch -> attacked images like x, the model's logits (B,K) on them."""
+    with _as_found(x.device), torch.no_grad():
         ensemble = _library().AutoAttack(
             model,
             norm=NORMS[norm],
@@ -172,21 +171,27 @@ def _attack(
         ensemble.apgd.n_restarts = ensemble.apgd_targeted.n_restarts = part.restarts
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
         ensemble.square.n_restarts, ensemble.square.n_queries = part.restarts, part.queries
-        adv, prediction = ensemble.run_standard_evaluation(x, y, batch_size=len(x))
-    return adv, prediction
+        ensemble.apgd.loss, ensemble.fab.targeted, ensemble.fab.n_restarts = "ce", True, 1
+        attacks = {
+            "apgd-ce": ensemble.apgd,
+            "apgd-t": ensemble.apgd_targeted,
+            "fab-t": ensemble.fab,
+            "square": ensemble.square,
+        }
+        adv: Tensor = attacks[part.name].perturb(x, y)
+        return adv, model(adv)
 
 
 @contextmanager
 def _as_found(device: torch.device) -> Iterator[None]:
-    """What the library changes for everyone: the random state of all devices, the tracing function; and its log level."""
-    logger, tracing = logging.getLogger("auto-attack"), sys.gettrace()
+    """What the library changes for everyone, the random state of all devices; and its log level."""
+    logger = logging.getLogger("auto-attack")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
-        sys.settrace(tracing)
         logger.setLevel(level)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -99,6 +100,15 @@ def test_autoattack_is_the_standard_version_of_the_library():
     _, expected = library.run_standard_evaluation(to_float(images.images), images.labels, batch_size=256)
     assert (found.prediction == expected.numpy()).all()
     assert 0 < found.broken["apgd-ce"] and (found.prediction == images.labels.numpy()).any()
+
+
+@pytest.mark.parametrize("part", ENSEMBLE)
+def test_no_part_passes_the_model_more_often_than_the_library_called_directly(images, part):
+    """Ours passes it for the clean images, for the number of classes, and in the attack; never to check the model."""
+    ours, theirs, few = Mortal().eval(), Mortal().eval(), only(images, 4, 10)
+    found = run(few, (Part(part, queries=200),), model=ours)
+    expected = directly(theirs, few, "Linf", RADIUS, 10, version="custom", attacks=[part])
+    assert (found.prediction == expected).all() and ours.passes < theirs.passes
 
 
 def test_a_name_is_the_standard_version_and_takes_restarts_and_queries():
@@ -329,6 +339,14 @@ def test_no_tensor_grows_with_the_number_of_images(name, monkeypatch):
             attack_images(network(), only(digits()[1], 4, count), attack, epsilon=RADIUS, seed=0)
         sizes.append(largest.numbers)
     assert sizes[0] == sizes[1]
+
+
+def test_frozen_parameters_get_no_gradients(images):
+    """The library's FAB asks for those of all parameters that can have one, which is a third of its time."""
+    model = copy.deepcopy(network())
+    model.zero_grad()
+    attack_images(model, only(images, 4, 4), EvaluationAttack(kind="fab-t"), epsilon=RADIUS, seed=0)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
 def test_random_state_tracing_log_level_and_the_model_are_left_as_found(images):
