@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -88,6 +88,21 @@ bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (AR
 
 bench-data: $(STAMP) ## seconds to decode and to load images, and the share of augmentation in an AT step (DATA= ARGS=)
 	@.venv/bin/python -m benchmarks.data $(if $(DATA),$(call quote,$(DATA))) $(ARGS)
+
+bench-autoattack: $(STAMP) ## seconds of AutoAttack against pyautoattack called directly, with equal results (ARGS=)
+	@.venv/bin/python -m benchmarks.autoattack $(ARGS)
+
+bench-evaluation: $(STAMP) ## seconds of PGD-20 against its bare passes, seconds and memory as the images double (ARGS=)
+	@.venv/bin/python -m benchmarks.evaluation $(ARGS)
+
+bench-startup: $(STAMP) ## seconds of ham --help, of ham plan, and until a training takes its first step (ARGS=)
+	@.venv/bin/python -m benchmarks.startup $(ARGS)
+
+bench-floors: $(STAMP) ## peak rates of this machine and the least time a training step can take on it (ARGS=)
+	@.venv/bin/python -m benchmarks.floors $(ARGS)
+
+bench-growth: $(STAMP) ## seconds and memory of ham sweep as the trials double, plotted (ARGS=)
+	@.venv/bin/python -m benchmarks.growth $(ARGS)
 
 bench-planning: $(STAMP) ## seconds and memory of ham plan and status with 10,000 trials, of ham sweep with 1,000 finished ones (ARGS=)
 	@.venv/bin/python -m benchmarks.planning $(ARGS)

@@ -1,7 +1,7 @@
 """AutoAttack: seconds of ours against pyautoattack called directly, in one run, with the same result for every image.
 
     make bench-autoattack                     # three of each: ten minutes on a CPU
-    ham bench autoattack --only resnet18
+    ham bench autoattack -- --only resnet18
 
     standard    the standard ensemble on a small CNN and 200 images of digits, after ten epochs of adversarial training
     resnet18    APGD-CE, then APGD-T, on a quarter-width ResNet-18 and 20 images of noise

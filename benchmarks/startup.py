@@ -1,7 +1,7 @@
 """Seconds until a command answers or a training works: `ham --help`, `ham plan`, and the first step of the first attack.
 
     make bench-startup                        # nine of each: two minutes
-    ham bench startup --repeats 31
+    ham bench startup -- --repeats 31
 
     import torch      python -c "import torch": what any training has to wait for
     ham_core train    `python -m ham_core train`, until its first attack asks for its first gradient

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -12,14 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ham_core.errors import RequestError
-from orchestration.cli.shared import JsonFlag, command, emit, grid
+from ham_core.errors import RequestError, known
+from orchestration.cli.shared import DONE, JsonFlag, command, emit, grid
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "methods", "ham methods --json")(methods)
-    command(app, "bench", "ham bench -- --repeats 5")(bench)
+    command(app, "bench", "ham bench list  ·  ham bench startup -- --repeats 5")(bench)
 
 
 def methods(
@@ -123,13 +125,37 @@ def _print_in_full(answer: dict[str, Any]) -> None:
 
 def bench(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- OPTION...]", help="Passed on, after --.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME] [-- OPTION...]",
+            help="A benchmark, or list; options after -- are passed on. [default: steps]",
+        ),
     ] = None,
 ) -> int:
-    """Measure seconds per training step against a textbook loop (in a checkout of the repository)."""
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "steps.py"
-    if not script.exists():
+    """Measure what we claim about speed, for example seconds per training step (in a checkout of the repository)."""
+    root = Path(__file__).resolve().parents[2]
+    scripts = _benchmarks(root / "benchmarks")
+    if not scripts:
         raise RequestError(
             "ham bench: the benchmarks are part of the repository, not of the package; run it in a checkout"
         )
-    return subprocess.run([sys.executable, str(script), *(arguments or [])], check=False).returncode
+    words = list(arguments or ())
+    name = words.pop(0) if words and not words[0].startswith("-") else "steps"
+    if name == "list":
+        grid(("name", "measures"), list(scripts.items()))
+        return DONE
+    if name not in scripts:
+        raise RequestError(f"ham bench: unknown benchmark '{name}'; {known(name, ('list', *scripts))}")
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command_line = [sys.executable, "-m", f"benchmarks.{name}", *words]
+    return subprocess.run(command_line, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
+
+
+def _benchmarks(folder: Path) -> dict[str, str]:
+    """name -> first sentence of what it says of itself, of every file there that is a command."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
+    return {
+        name: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        for name, text in texts.items()
+        if '__name__ == "__main__"' in text
+    }

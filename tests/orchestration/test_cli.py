@@ -447,3 +447,27 @@ def test_a_wrong_start_ends_with_2(setting: str, sentence: str, tmp_path: Path) 
     code, out, err = ham("train", "--method", "at", "--set", setting, "--store", str(tmp_path / "store"))
     assert (code, out) == (2, "")
     assert sentence in err
+
+
+# benchmarks ----------------------------------------------------------------------------------------------------------
+
+
+def test_bench_lists_every_benchmark_with_what_it_measures():
+    code, out, _ = ham("bench", "list")
+    names = {line.split()[0] for line in out.splitlines()[1:]}
+    root = Path(__file__).resolve().parents[2]
+    scripts = {path.stem for path in (root / "benchmarks").glob("*.py") if "def main(" in path.read_text()}
+    assert code == 0 and names == scripts and {"steps", "startup", "autoattack"} <= names
+    assert all(len(line.split()) > 4 for line in out.splitlines()[1:])
+
+
+def test_bench_without_a_name_is_that_of_the_training_step_and_passes_options_on(capfd):
+    """The help of a script, which a process of its own prints."""
+    for words, script in (((), "steps"), (("startup",), "startup")):
+        assert ham("bench", *words, "--", "--help")[0] == 0
+        assert f"usage: benchmarks/{script}.py" in capfd.readouterr().out
+
+
+def test_an_unknown_benchmark_names_the_known_ones():
+    code, _, complaint = ham("bench", "startip")
+    assert code == 2 and "did you mean startup" in complaint
