@@ -3,12 +3,14 @@
     make bench-floors                                   # two minutes on a CPU
     ham bench floors -- --width 1 --batch 128 --threads 2
 
-Peak rates are measured first: the fastest of many products of two square matrices, in fp32 and bf16, and of copies of 256 MiB
-(which are read and written). Then one PGD-10 AT step of `ham_core.training.Training` runs with every operation counted: its
-floating-point operations by torch.utils.flop_counter, and the bytes of the tensors that it reads and writes; views are free.
-(So is a look at ten held-out images, which the counted epoch contains.)
+Peak rates are measured first, in fp32 and bf16: the fastest of many products of square matrices and of 3x3 convolutions (which
+have another library behind them, and the faster one on some processors), and of copies of 256 MiB, which are read and written.
+They are short, so that some of them are undisturbed on a busy machine. Then one PGD-10 AT step of
+`ham_core.training.Training` runs with every operation counted: its floating-point operations by torch.utils.flop_counter, and
+the bytes of the tensors that it reads and writes; views are free. (So is a look at ten held-out images, which the counted
+epoch contains.)
 
-    arithmetic   operations of the step / peak rate of products: nothing can be faster with the same passes
+    arithmetic   operations of the step / peak rate: nothing can be faster with the same passes
     roofline     Σ over operations of max(arithmetic, bytes / rate of copies): nothing can be faster that does them one by one;
                  fusing a normalisation with its neighbours can, and so can caches, which hold what a small batch writes
 
@@ -25,6 +27,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +45,10 @@ from ham_core.data.split import Dataset, Split
 from ham_core.training import Training
 
 CLASSES = 10
-SIDE = 2048  # of the square matrices
+SIDES = (512, 1024, 2048)  # of the square matrices
+MAPS = (32, 128, 16)  # images, channels and side of what is convolved
 COPIED = 2**28  # bytes
+PROBES = 30  # runs of each, of which the fastest counts
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -87,11 +92,18 @@ def fastest(action: Callable[[], object], repeats: int) -> float:
 
 
 def peaks(repeats: int) -> dict[str, float]:
-    """Operations per second of products by precision, and bytes per second that copies read and write."""
+    """Operations per second by precision, and bytes per second that copies read and write."""
+    count, channels, side = MAPS
+    maps, kernel = torch.rand(count, channels, side, side), torch.rand(channels, channels, 3, 3)
     found = {}
     for name, kind in PRECISIONS.items():
-        a, b = torch.rand(SIDE, SIDE).to(kind), torch.rand(SIDE, SIDE).to(kind)
-        found[name] = 2 * SIDE**3 / fastest(lambda a=a, b=b: a @ b, repeats)  # type: ignore[misc]
+        x, w = (one.to(kind, memory_format=torch.channels_last) for one in (maps, kernel))
+        work = 2 * maps.numel() * channels * 9
+        rates = [work / fastest(partial(torch.conv2d, x, w, padding=1), repeats)]
+        for length in SIDES:
+            a, b = torch.rand(length, length).to(kind), torch.rand(length, length).to(kind)
+            rates.append(2 * length**3 / fastest(partial(torch.mm, a, b), repeats))
+        found[name] = max(rates)
     source, target = torch.ones(COPIED, dtype=torch.uint8), torch.zeros(COPIED, dtype=torch.uint8)
     found["copy"] = 2 * COPIED / fastest(lambda: target.copy_(source), repeats)
     return found
@@ -174,9 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(chosen.threads)
     machine = about() | {"threads": chosen.threads}
     print(said_of(machine))
-    peak = peaks(4 * chosen.repeats)
+    peak = peaks(PROBES)
     print(
-        f"peak rates: fp32 {peak['fp32'] / 1e9:.0f} and bf16 {peak['bf16'] / 1e9:.0f} GFLOP/s in products of {SIDE}x{SIDE}, "
+        f"peak rates: fp32 {peak['fp32'] / 1e9:.0f} and bf16 {peak['bf16'] / 1e9:.0f} GFLOP/s, "
         f"{peak['copy'] / 1e9:.1f} GB/s in copies"
     )
     print(f"PGD-10 AT step of {chosen.model}, width {chosen.width:g}, batch {chosen.batch}\n")

@@ -10,7 +10,7 @@ with the same seed and batch size.
 
 Differs from that call: K < 10 limits the targets (the library raises IndexError), torch's global random state and the log
 level are left as found (the library resets the first), its own resume file is not used (a second run raises ValueError), and
-its checks of the model, eight passes, and their warnings are left out (ham_core/doubts.py looks for the same and more).
+its checks of the model, seven passes, and their warnings are left out (ham_core/doubts.py looks for the same and more).
 """
 
 from __future__ import annotations

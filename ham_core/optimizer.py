@@ -3,8 +3,8 @@
     v ← μ v + g + λ θ,     θ ← θ - η v     (nesterov: θ ← θ - η (g + λ θ + μ v))
 
 torch wraps five methods of its optimisers so that torch.compile leaves them alone, and the wraps import torch._dynamo at
-their first call: more time than `import torch` itself, in every process that trains, and 200 MiB. We compile no optimiser,
-so this is the class without these wraps: the same arithmetic, operation for operation.
+their first call: nearly the time of `import torch` again, in every process that trains, and 150 MiB. We compile no
+optimiser, so this is the class without these wraps: the same arithmetic, operation for operation.
 """
 
 from __future__ import annotations

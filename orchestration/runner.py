@@ -643,7 +643,7 @@ def run_here(
         uri, store, jobs, warn=lambda sentence: console.print(sentence, markup=False), trains=train
     )
     with live.display(told, console) as shown:
-        # MLflow takes seconds to import, and here the training would wait for it.
+        # MLflow takes seconds to import and to make its database, and here the training would wait for it.
         listener = Listener({job.fingerprint: job for job in jobs}, recorder, shown, at_once=False)
         steps = [examine(cast("Planned", job), store.path) for job in jobs]
         waits, prefixes = waits_of(steps), sharing(steps, store.path)

@@ -22,7 +22,8 @@ def _threads():
 
 def test_floors_counts_the_passes_of_an_at_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """small_cnn on a batch of 8: 10 forwards and input gradients, then one of each with the weights' gradients."""
-    monkeypatch.setattr(floors, "SIDE", 64)
+    monkeypatch.setattr(floors, "SIDES", (64,))
+    monkeypatch.setattr(floors, "PROBES", 2)
     monkeypatch.setattr(floors, "COPIED", 2**16)
     place = tmp_path / "floors.json"
     floors.main(
