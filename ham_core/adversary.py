@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from ham_core.attacks.pgd import Move, Rows, autocast, gaussian, pgd, start_poin
 from ham_core.calibration.base import Calibration
 from ham_core.config import Trial
 from ham_core.mining.base import Kept, Mining, Trajectory
+from ham_core.models.folded import folding
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def craft(
     def predict(images: Tensor) -> Tensor:
         return forward(images)
 
-    with under_attack(model, attack.mode):
+    # BatchNorm of the batch cannot be folded: an attack in training mode goes through the network as it is.
+    fold = folding(model, trial.precision) if attack.mode == "eval" else nullcontext()
+    with under_attack(model, attack.mode), fold:
         start = start_point(x, attack.start, epsilon, streams.noise) if first is None else first
         everyone = torch.arange(len(y), device=y.device)
         seen = Trajectory(predict, x, y, start, epoch, len(y), streams.chance, everyone, counts, attack.steps)

@@ -30,10 +30,10 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
+        active = F.relu(self.bn1(x), inplace=True)
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(x if self.raw else active)
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return out + shortcut
+        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        return out.add_(shortcut)
 
 
 class PreActResNet18(nn.Module):
@@ -56,6 +56,6 @@ class PreActResNet18(nn.Module):
         out = self.conv1(self.normalize(x))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         if self.bn is not None:
-            out = F.relu(self.bn(out))
+            out = F.relu(self.bn(out), inplace=True)
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits

@@ -27,8 +27,8 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(out)).add_(self.shortcut(x)), inplace=True)
 
 
 class ResNet18(nn.Module):
@@ -48,7 +48,7 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B,C,H,W) in [0,1] -> logits (B,K)."""
-        out = F.relu(self.bn1(self.conv1(self.normalize(x))))
+        out = F.relu(self.bn1(self.conv1(self.normalize(x))), inplace=True)
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits

@@ -28,10 +28,10 @@ class Block(nn.Module):
         self.convShortcut = None if inputs == outputs else convolution(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.bn1(x))
+        active = F.relu(self.bn1(x), inplace=True)
         shortcut: Tensor = x if self.convShortcut is None else self.convShortcut(active)
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return out + shortcut
+        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        return out.add_(shortcut)
 
 
 class Group(nn.Module):
@@ -69,7 +69,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B,C,H,W) in [0,1] -> logits (B,K)."""
         out = self.block3(self.block2(self.block1(self.conv1(self.normalize(x)))))
-        logits: Tensor = self.fc(F.relu(self.bn1(out)).mean((2, 3)))
+        logits: Tensor = self.fc(F.relu(self.bn1(out), inplace=True).mean((2, 3)))
         return logits
 
 
