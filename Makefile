@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-precision bench-profile bench-steps-growth bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -83,8 +83,17 @@ tables: $(STAMP) ## the tables only: Markdown, LaTeX and CSV (ARGS=)
 ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
 	@$(HAM) ui $(SHARED) $(ARGS)
 
-bench: $(STAMP) ## seconds per AT and HAM step, ours against a textbook loop (ARGS=)
+bench: $(STAMP) ## seconds per AT and HAM step, ours against the released code's passes and a textbook loop (ARGS=)
 	@.venv/bin/python -m benchmarks.steps $(ARGS)
+
+bench-precision: $(STAMP) ## does bf16 reach fp32 within the seeds' spread, and how many examples change sides? (ARGS=)
+	@.venv/bin/python -m benchmarks.precision $(ARGS)
+
+bench-profile: $(STAMP) ## where the time of a training epoch goes: the share in kernels, and what remains (ARGS=)
+	@.venv/bin/python -m benchmarks.profiling $(ARGS)
+
+bench-steps-growth: $(STAMP) ## passes, seconds and memory against epochs, images and attack steps (ARGS=)
+	@.venv/bin/python -m benchmarks.growth_steps $(ARGS)
 
 bench-data: $(STAMP) ## seconds to decode and to load images, and the share of augmentation in an AT step (DATA= ARGS=)
 	@.venv/bin/python -m benchmarks.data $(if $(DATA),$(call quote,$(DATA))) $(ARGS)

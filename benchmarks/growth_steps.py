@@ -122,7 +122,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         memory_panel.plot(result["sizes"], result["memory"], "o-", color="C1")
         memory_panel.set_xlabel(result["axis"] if result["axis"] != "steps" else "attack steps K")
         for panel in (time_panel, memory_panel):
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.15 * panel.get_ylim()[1])
     panels[0, 0].set_ylabel("seconds")
     panels[1, 0].set_ylabel("resident, MiB")
     panels[0, 0].legend(frameon=False, fontsize=8)

@@ -50,7 +50,7 @@ def trial_of(arguments: argparse.Namespace, method: str, precision: str, seed: i
     if arguments.folder is None:
         data: dict[str, Any] = {"name": "digits"}
     else:
-        data = {"name": "folder", "folder": str(arguments.folder), "size": 32}
+        data = {"folder": str(arguments.folder), "size": 32}
     data |= {"train_limit": arguments.train, "test_limit": arguments.test}
     return Trial.model_validate(
         {
