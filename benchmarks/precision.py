@@ -173,6 +173,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="benchmarks/precision.py", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument("--folder", type=Path, help="real images instead of digits")
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS), help="default both")
     parser.add_argument("--seeds", type=bounded(int, 2), default=5, help="n; default 5")
     parser.add_argument("--epochs", type=bounded(int, 3), default=12, help="default 12")
     parser.add_argument("--train", type=bounded(int, 100), default=1000, help="training images; default 1000")
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"\n{'method':8}{'accuracy, %':15}{'fp32':>8}{'bf16':>8}{'difference':>12}{'spread':>8}{'allowed':>9}"
     )
-    for method in METHODS:
+    for method in arguments.method:
         result, last = compare(arguments, method)
         for name, figures in result["figures"].items():
             numbers = "".join(

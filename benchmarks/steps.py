@@ -156,7 +156,7 @@ def reference(
 # ---------------------------------------------------------------- ours
 
 
-def trial_of(arguments: argparse.Namespace, kind: str, precision: str) -> Trial:
+def trial_of(arguments: argparse.Namespace, kind: str, precision: str = "fp32") -> Trial:
     """The same step as a trial."""
     ham = {"name": "ham", "early_drop_step": EARLY_DROP_STEP, "start_epoch": 0}
     optimizer = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
@@ -203,7 +203,7 @@ def noise(arguments: argparse.Namespace, device: torch.device) -> Dataset:
     return Dataset(split(arguments.batch), split(CLASSES), split(CLASSES), facts, (0.5,) * 3, (0.3,) * 3)
 
 
-def ours(training: Training, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
+def ours(training: Training, clock: Callable[[], float] = time.perf_counter) -> Iterator[tuple[float, int]]:
     """(seconds, examples trained on) of one epoch, which is one step, after the other; selection is not in it."""
     epoch, spent = training._train_epoch, 0.0
 
