@@ -29,8 +29,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import bounded, on
 from benchmarks.planning import ROOT, run
-from benchmarks.steps import bounded, machine, noise, ours, trial_of, wait
+from benchmarks.steps import noise, ours, trial_of, wait
 from ham_core import data, models
 from ham_core.config import data_settings
 from ham_core.data.augment import augment
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    about = machine(device) | {"load": os.getloadavg()[0]}
+    about = on(device)
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print(f"\n{'what':34}{'n':>4}{'median s':>11}{'fastest':>11}{'slowest':>11}")
     results: dict[str, list[float]] = {}

@@ -37,14 +37,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.machine import about, bounded, said_of
+from benchmarks.machine import bounded, on, said_of
+from benchmarks.steps import noise, trial_of
 from ham_core import models
-from ham_core.config import Trial
-from ham_core.data.source import Facts
-from ham_core.data.split import Dataset, Split
 from ham_core.training import Training
 
-CLASSES = 10
 SIDES = (512, 1024, 2048)  # of the square matrices
 MAPS = (32, 128, 16)  # images, channels and side of what is convolved
 COPIED = 2**28  # bytes
@@ -72,6 +69,8 @@ class Counting(TorchDispatchMode):
             return out
         count = flop_registry.get(function.overloadpacket)
         flops = int(count(*args, **(kwargs or {}), out_val=out)) if count else 0
+        if function.namespace == "mkldnn" and "convolution" in str(function):
+            flops = fused_flops(function._overloadname, args, out)
         moved = sum(one.nbytes for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor))
         self.flops += flops
         self.bytes += moved
@@ -109,43 +108,16 @@ def peaks(repeats: int) -> dict[str, float]:
     return found
 
 
+def fused_flops(overload: str, args: Sequence[Any], out: Tensor) -> int:
+    """Of oneDNN's convolution with a ReLU or a sum at its end, which the registry lacks: 2 per weight and output pixel."""
+    weight = args[1] if overload == "default" else args[2]  # a sum's other term comes first
+    return int(2 * out.numel() * weight[0].numel())
+
+
 def training_of(chosen: argparse.Namespace, precision: str) -> Training:
     """An AT trial whose epoch is one step on a batch of noise."""
-    trial = Trial.model_validate(
-        {
-            "method": {"objective": "at", "averaging": "none"},
-            "data": {"name": "noise", "validation": 0.1, "train_digest": "noise", "test_digest": "noise"},
-            "model": {"name": chosen.model, "width": chosen.width},
-            "attack": {"steps": 10, "mode": "eval"},
-            "epochs": chosen.repeats + 2,
-            "batch_size": chosen.batch,
-            "augment": {"crop": 4, "flip": True},
-            "selection": {"steps": 0},
-            "precision": precision,
-        }
-    )
-    draw = torch.Generator().manual_seed(0)
-
-    def split(count: int) -> Split:
-        pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
-        return Split(pixels, torch.arange(count) % CLASSES)
-
-    facts = Facts(
-        name="noise",
-        label="noise",
-        classes=tuple(str(c) for c in range(CLASSES)),
-        shape=(3, 32, 32),
-        train_digest="noise",
-        test_digest="noise",
-        crop=4,
-        flip=True,
-        validation=0.1,
-        source="random pixels",
-        images=(chosen.batch, CLASSES),
-    )
-    return Training(
-        trial, Dataset(split(chosen.batch), split(CLASSES), split(CLASSES), facts, (0.5,) * 3, (0.3,) * 3)
-    )
+    trial = trial_of(chosen, "AT", precision).model_copy(update={"epochs": chosen.repeats + 2})
+    return Training(trial, noise(chosen, torch.device("cpu")))
 
 
 def measure(chosen: argparse.Namespace, precision: str, peak: dict[str, float]) -> dict[str, Any]:
@@ -184,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
     chosen = parser.parse_args(argv)
     torch.set_num_threads(chosen.threads)
-    machine = about() | {"threads": chosen.threads}
+    machine = on(torch.device("cpu"))
     print(said_of(machine))
     peak = peaks(PROBES)
     print(

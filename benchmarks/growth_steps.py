@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.steps import bounded, machine, noise, trial_of
+from benchmarks.machine import bounded, on
+from benchmarks.steps import noise, trial_of
 from ham_core.config import Trial
 from ham_core.training import Training
 
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print a table per axis, write the files that were asked for."""
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
-    about = machine(torch.device("cpu"))
+    about = on(torch.device("cpu"))
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print(f"model {arguments.model}  width {arguments.width}  batch {arguments.batch}  n {arguments.repeats}")
     results = []

@@ -8,7 +8,10 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def about(*packages: str) -> dict[str, Any]:
@@ -20,6 +23,17 @@ def about(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", *packages)},
     }
+
+
+def on(device: torch.device) -> dict[str, Any]:
+    """The same for a computation on one device: PyTorch's threads, and the GPU with its libraries."""
+    import torch
+
+    found = about() | {"threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        found |= {"cudnn": torch.backends.cudnn.version()}
+    return found
 
 
 def said_of(machine: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.finished import METHODS, finish, write_sweep
-from benchmarks.steps import bounded, processor
+from benchmarks.machine import bounded, processor
 from orchestration.sweep import load_sweep
 
 SEEDS = 5

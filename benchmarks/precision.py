@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.steps import bounded, machine
+from benchmarks.machine import bounded, on
 from ham_core.adversary import Streams, craft
 from ham_core.attacks.pgd import input_gradient, start_point, under_attack
 from ham_core.config import Trial
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, print the tables, write the file that was asked for."""
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
-    about = machine(torch.device("cpu"))
+    about = on(torch.device("cpu"))
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print(
         f"seeds {arguments.seeds}  epochs {arguments.epochs}  model {arguments.model}  width {arguments.width}"

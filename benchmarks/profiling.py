@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.steps import KINDS, bounded, machine, noise, set_sides, trial_of
+from benchmarks.machine import bounded, on
+from benchmarks.steps import KINDS, noise, set_sides, trial_of
 from ham_core import models
 from ham_core.training import Training
 
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     """Profile, print a table per kind of step, write the files that were asked for."""
     arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
-    about = machine(torch.device("cpu"))
+    about = on(torch.device("cpu"))
     settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "picture")}
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print("  ".join(f"{key} {value}" for key, value in settings.items()), flush=True)

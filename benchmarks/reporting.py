@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
+from benchmarks.machine import bounded, processor
 from benchmarks.planning import Cost, run
-from benchmarks.steps import bounded, processor
 
 COLD, WARM, MEMORY = (
     60.0,

@@ -32,8 +32,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -47,6 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.machine import bounded, on
 from ham_core import models
 from ham_core.attacks.pgd import input_gradient, under_attack
 from ham_core.config import Trial
@@ -344,41 +343,6 @@ def gradients(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on."""
-    found = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-        found |= {"cudnn": torch.backends.cudnn.version()}
-    return found
-
-
-def processor() -> str:
-    """The processor's own name where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def bounded(kind: Callable[[str], float], low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    """An argparse type: a number from low to high."""
-
-    def number(text: str) -> float:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
-        return value
-
-    return number
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/steps.py", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--model", choices=models.names(), default="preact_resnet18")
@@ -425,7 +389,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    about = machine(device)
+    about = on(device)
     settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "threads")}
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print("  ".join(f"{key} {value}" for key, value in settings.items()), flush=True)

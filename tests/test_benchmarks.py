@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import autoattack, evaluation, floors, growth
+from benchmarks import autoattack, evaluation, floors, growth, growth_steps, precision, profiling, steps
 from ham_core.autoattack import Part
 from ham_core.data.split import Split
 
@@ -72,3 +72,43 @@ def test_growth_draws_every_run_and_its_line(tmp_path: Path) -> None:
     ]
     growth.plot(rows, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_every_loop_of_a_step_trains_on_the_same_examples_with_the_same_gradients(tmp_path: Path) -> None:
+    place = tmp_path / "steps.json"
+    small = ["--model", "small_cnn", "--width", "0.5", "--batch", "20", "--repeats", "3", "--threads", "1"]
+    assert steps.main([*small, "--hard-share", "0.3", "0.8", "--json", str(place)]) == 0
+    found = json.loads(place.read_text())
+    loops = {"official", "textbook", "fp32", "bf16"}
+    for result, count in zip(found["results"], (20, 6, 16), strict=True):
+        assert result["trained_on"] == {name: [count] for name in loops}, result["step"]
+        assert all(len(seconds) == 3 for seconds in result["seconds"].values())
+    assert [one["passes"] for one in found["bounds"]] == pytest.approx([12.1 / 23] * 2 + [20.6 / 23] * 2)
+    assert found["gradients"]["images"] == 20 and found["gradients"]["median"] < 1e-5
+
+
+def test_growth_of_steps_counts_passes(tmp_path: Path) -> None:
+    options = ["--width", "0.25", "--batch", "8", "--repeats", "1"]
+    found = growth_steps.measure(growth_steps.parse(options), "steps")
+    assert found["sizes"] == [2, 4, 8, 16] and found["passes_exact"]
+    growth_steps.draw([found], tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_precision_compares_the_same_seeds_and_the_textbooks_hard_set(tmp_path: Path) -> None:
+    place = tmp_path / "precision.json"
+    small = ["--method", "at", "--seeds", "2", "--epochs", "3", "--train", "100", "--test", "50"]
+    precision.main([*small, "--json", str(place)])
+    (found,) = json.loads(place.read_text())["results"]
+    assert {name: len(scores) for name, scores in found["scores"].items()} == {"fp32": 2, "bf16": 2}
+    assert found["hard_sets"]["images"] == 90 and found["hard_sets"]["flipped"]["fp32"] == 0
+
+
+def test_a_profile_names_all_of_an_epoch(tmp_path: Path) -> None:
+    options = ["--model", "small_cnn", "--width", "0.5", "--batch", "8", "--batches", "1"]
+    found = profiling.profiled(profiling.parse(options), "AT")
+    named = sum(found["kernels"].values()) + sum(found["others"].values())
+    assert named == pytest.approx(found["seconds"])
+    assert 0 < found["share"] < 1 and any("convolution" in name for name in found["kernels"])
+    profiling.draw([found], tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").stat().st_size > 5000
