@@ -31,7 +31,8 @@ import torch
 
 from benchmarks.machine import bounded, on
 from benchmarks.planning import ROOT, run
-from benchmarks.steps import noise, ours, trial_of, wait
+from benchmarks.steps import noise, ours, trial_of
+from benchmarks.textbook import wait
 from ham_core import data, models
 from ham_core.config import data_settings
 from ham_core.data.augment import augment

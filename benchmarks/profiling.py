@@ -39,7 +39,7 @@ def profiled(arguments: argparse.Namespace, kind: str) -> dict[str, Any]:
     )
     one = trial_of(rows, kind, arguments.precision).model_copy(update={"batch_size": arguments.batch})
     training = Training(one, noise(rows, device), device=device)
-    set_sides(training, arguments.hard_share)
+    set_sides(training.model, training.dataset, arguments.hard_share)
     training._train_epoch()
     training.epoch += 1
     with profile(activities=[ProfilerActivity.CPU]) as seen:

@@ -4,24 +4,21 @@
     make bench ARGS="--width 1 --batch 128 --threads 2 --repeats 5 --hard-share 0.3 0.5 0.8"    # the paper's network: an hour
 
 One step = attack a batch with K = 10 steps, then one SGD update. HAM: m = 3, the easy examples leave after step m.
+
+    official, textbook   the two references, in plain PyTorch: benchmarks/textbook.py
+    ours                 the code that trials run, `ham_core.training.Training`, in each `--precision`: an epoch of one batch,
+                         with its augmentation, logging and random streams counted in
+
 F: a forward pass of the batch, Bx: backward to the pixels, Bw: what the weights' gradients cost beyond that; ρ: hard share.
-
-    official   what the released HAM code does (yyl-github-1896/HAM @e3ee5ff, docs/methods.md), pass by pass:
-               AT   per attack step F and Bx + Bw; a Python loop over the examples counts who is still right; then F, Bx + Bw
-               HAM  one F of the clean images and one of the start point, unused; per attack step F, Bx + Bw, and one more F of
-                    the new point, of which only step m's is used; graphs are kept for all of them; then ρ (F + Bx + Bw)
-    textbook   what one would write from the papers: the same without the unused passes; at step m one F for all
-    ours       the code that trials run, `ham_core.training.Training`, in each `--precision`: an epoch of one batch, with its
-               augmentation, logging and random streams counted in. AT 11F + 11Bx + Bw, HAM 4F + 3Bx + 8ρ(F + Bx) + ρBw
-
-Both references are fp32 and contiguous with a whole `loss.backward()`. Passes of the three, if F = Bx = Bw: AT 33, 33 and 23;
-HAM 14 + 31ρ, 10 + 24ρ and 7 + 17ρ.
+Ours takes for AT 11F + 11Bx + Bw, for HAM 4F + 3Bx + 8ρ(F + Bx) + ρBw. If F = Bx = Bw, passes of official, textbook and ours
+are AT 33, 33 and 23; HAM 14 + 31ρ, 10 + 24ρ and 7 + 17ρ.
 
 What a HAM step costs depends on how many examples are hard, so that share is set (`--hard-share`). Labels are the
 untrained network's own predictions for the easy rest and its least likely class for the hard ones; epsilon, learning
 rate and BatchNorm momentum are so small that no example ever changes side. The arithmetic is the same for any of them.
-All loops take turns, so that a busy machine slows each; with one thread, `--clock cpu` leaves other people's work out
-altogether. Ratio = reference / ours, medians.
+Each loop is a process of its own, since ours changes what the process does with freed memory (ham_core/memory.py). All take
+turns, so that a busy machine slows each; with one thread, `--clock cpu` leaves other people's work out altogether. Ratio =
+reference / ours, medians.
 
 Then: what the HAM step may cost, (7 + 17ρ)/23 of our AT step and 15 % more, against what it does; and how far our fp32 input
 gradients are from the textbook's, per image.
@@ -30,37 +27,48 @@ gradients are from the textbook's, per image.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import bounded, on
+from benchmarks.textbook import (
+    EARLY_DROP_STEP,
+    EPSILON,
+    LEARNING_RATE,
+    MOMENTUM,
+    REFERENCES,
+    STEPS,
+    WEIGHT_DECAY,
+    plain,
+    reference,
+    wait,
+)
 from ham_core import models
 from ham_core.attacks.pgd import input_gradient, under_attack
 from ham_core.config import Trial
 from ham_core.data.source import Facts
 from ham_core.data.split import Dataset, Split
 from ham_core.models.folded import folding
-from ham_core.network import set_precision
+from ham_core.network import build_model, set_precision
 from ham_core.training import Training
 
-EPSILON, STEPS, EARLY_DROP_STEP, CLASSES = 1e-6, 10, 3, 10
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-20, 0.9, 5e-4
+CLASSES = 10
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 BOUND = 1.15  # what the HAM step may cost, over its share of passes
 KINDS = ("AT", "HAM")
-REFERENCES = ("official", "textbook")
 
 
 @dataclass(frozen=True)
@@ -79,77 +87,6 @@ class Kind:
 
     def __str__(self) -> str:
         return f"HAM {self.hard_share:g}" if self.name == "HAM" else self.name
-
-
-# ---------------------------------------------------------------- the references
-
-
-def climb(model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(x^{k+1}, logits of x^k): one step of PGD as in the pseudo-code of Madry et al. 2018; x, adv (B,C,H,W), y (B,)."""
-    adv = adv.detach().requires_grad_()
-    logits = model(adv)
-    model.zero_grad()
-    F.cross_entropy(logits, y).backward()
-    assert adv.grad is not None
-    moved = adv.detach() + EPSILON / 4 * adv.grad.sign()
-    return torch.min(torch.max(moved, x - EPSILON), x + EPSILON).clamp(0, 1), logits
-
-
-def official_attack(model: nn.Module, x: Tensor, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """(x', y) of those who are trained on, by the passes of the released code."""
-    noise = np.random.uniform(-EPSILON, EPSILON, x.shape)
-    adv = (x + torch.from_numpy(noise).float().to(x.device)).clamp(0, 1)
-    if kind == "HAM":
-        model(x), model(adv)  # for a distance that is not used
-    still_right = torch.zeros(len(y))
-    for k in range(STEPS):
-        adv, logits = climb(model, x, adv, y)
-        predicted = logits.argmax(1)
-        if kind != "HAM":
-            for i in range(len(y)):
-                if predicted[i] == y[i]:
-                    still_right[i] += 1
-            continue
-        predicted = model(adv).detach().argmax(1)  # after every step
-        if k + 1 == EARLY_DROP_STEP:
-            hard = predicted != y
-            x, adv, y = x[hard], adv[hard], y[hard]
-    return adv, y
-
-
-def textbook_attack(model: nn.Module, x: Tensor, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """(x', y) of those who are trained on."""
-    adv = (x + torch.empty_like(x).uniform_(-EPSILON, EPSILON)).clamp(0, 1)
-    for k in range(STEPS):
-        if kind == "HAM" and k == EARLY_DROP_STEP:
-            hard = model(adv).argmax(1) != y
-            x, adv, y = x[hard], adv[hard], y[hard]
-        adv, _ = climb(model, x, adv, y)
-    return adv, y
-
-
-def reference(
-    model: nn.Module, x: Tensor, y: Tensor, kind: str, name: str, clock: Callable[[], float]
-) -> Iterator[tuple[float, int]]:
-    """(seconds, examples trained on) of one step after the other, for ever: attacked in evaluation mode, updated in training
-    mode.
-    """
-    attack = official_attack if name == "official" else textbook_attack
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    while True:
-        set_precision("fp32")
-        wait(x.device)
-        start = clock()
-        model.eval()
-        adv, labels = attack(model, x, y, kind)
-        model.train()
-        optimizer.zero_grad()
-        F.cross_entropy(model(adv.detach()), labels).backward()
-        optimizer.step()
-        wait(x.device)
-        yield clock() - start, len(labels)
 
 
 # ---------------------------------------------------------------- ours
@@ -225,59 +162,59 @@ def ours(training: Training, clock: Callable[[], float] = time.perf_counter) -> 
 # ---------------------------------------------------------------- both
 
 
-def wait(device: torch.device) -> None:
-    """Until the GPU is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def set_sides(training: Training, hard_share: float) -> None:
+def set_sides(model: nn.Module, data: Dataset, hard_share: float) -> None:
     """Label the batch so that exactly the first `hard_share` of it is misclassified, and stays so."""
-    for module in training.model.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0
-    batch = training.dataset.train
-    training.model.eval()
+    batch = data.train
+    model.eval()
     with torch.no_grad():
-        logits = training.model(batch.images.float() / 255)
+        logits = model(batch.images.float() / 255)
     hard = torch.arange(len(batch), device=logits.device) < round(hard_share * len(batch))
     batch.labels.copy_(torch.where(hard, logits.argmin(1), logits.argmax(1)))
 
 
-def loops_of(
-    arguments: argparse.Namespace, kind: Kind, device: torch.device
-) -> dict[str, Iterator[tuple[float, int]]]:
-    """Each loop on one kind of step, by name, all with the same weights, images and labels."""
-    data = noise(arguments, device)
-    trainings = {
-        precision: Training(trial_of(arguments, kind.name, precision), data, device=device)
-        for precision in arguments.precision
-    }
-    for training in trainings.values():
-        set_sides(training, kind.hard_share)
-    clock = CLOCKS[arguments.clock]
-    model = next(iter(trainings.values())).model
-    found = {}
-    for name in arguments.reference:
-        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        found[name] = reference(
-            plain, data.train.images.float() / 255, data.train.labels, kind.name, name, clock
-        )
-    return found | {precision: ours(training, clock) for precision, training in trainings.items()}
+def loop(name: str, arguments: argparse.Namespace, kind: Kind) -> Iterator[tuple[float, int]]:
+    """One loop on one kind of step; all have the same weights, images and labels."""
+    device = torch.device(arguments.device)
+    data, clock = noise(arguments, device), CLOCKS[arguments.clock]
+    if name in REFERENCES:
+        model = build_model(trial_of(arguments, kind.name, "fp32"), data, device)
+        set_sides(model, data, kind.hard_share)
+        x = data.train.images.float() / 255
+        return reference(plain(model), x, data.train.labels, kind.name, name, clock)
+    training = Training(trial_of(arguments, kind.name, name), data, device=device)
+    set_sides(training.model, data, kind.hard_share)
+    return ours(training, clock)
 
 
-def measure(arguments: argparse.Namespace, kinds: list[Kind], device: torch.device) -> list[dict[str, Any]]:
+def serve(name: str, arguments: argparse.Namespace, kinds: list[Kind], line: Connection) -> None:
+    """A process of one loop: for each number that it is sent, a step of that kind."""
+    torch.set_num_threads(arguments.threads)
+    loops = [loop(name, arguments, kind) for kind in kinds]
+    with suppress(EOFError):
+        while True:
+            line.send(next(loops[line.recv()]))
+
+
+def measure(arguments: argparse.Namespace, kinds: list[Kind]) -> list[dict[str, Any]]:
     """All loops on all kinds of steps, in turns, after one step each to warm up."""
-    contests = [(kind, loops_of(arguments, kind, device)) for kind in kinds]
-    results: list[dict[str, Any]] = []
-    for kind, loops in contests:
-        results.append(
-            {"step": str(kind), "seconds": {n: [] for n in loops}, "trained_on": {n: set() for n in loops}}
-        )
+    context, names = multiprocessing.get_context("spawn"), [*arguments.reference, *arguments.precision]
+    lines: dict[str, Connection] = {}
+    for name in names:
+        lines[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(name, arguments, kinds, theirs), daemon=True).start()
+        theirs.close()
+    results: list[dict[str, Any]] = [
+        {"step": str(kind), "seconds": {n: [] for n in names}, "trained_on": {n: set() for n in names}}
+        for kind in kinds
+    ]
     for repeat in range(arguments.repeats + 1):
-        for (_, loops), result in zip(contests, results, strict=True):
-            for name, loop in loops.items():
-                spent, count = next(loop)
+        for number, result in enumerate(results):
+            for name, line in lines.items():
+                line.send(number)
+                spent, count = line.recv()
                 if repeat:
                     result["seconds"][name].append(spent)
                     result["trained_on"][name].add(count)
@@ -325,7 +262,7 @@ def gradients(arguments: argparse.Namespace, device: torch.device) -> dict[str, 
     set_precision("fp32")
     training = Training(trial_of(arguments, "AT", "fp32"), noise(arguments, device), device=device)
     x, y = training.dataset.train.images.float() / 255, training.dataset.train.labels
-    contiguous = copy.deepcopy(training.model).to(memory_format=torch.contiguous_format)
+    contiguous = plain(training.model)
     with under_attack(training.model, "eval"), under_attack(contiguous, "eval"):
         right = input_gradient(contiguous, x, lambda z: F.cross_entropy(z, y, reduction="none"))[1]
         same = input_gradient(training.model, x, lambda z: F.cross_entropy(z, y, reduction="none"))[1]
@@ -394,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
     print("  ".join(f"{key} {value}" for key, value in about.items()))
     print("  ".join(f"{key} {value}" for key, value in settings.items()), flush=True)
     kinds = [Kind("AT", 1.0), *(Kind("HAM", share) for share in arguments.hard_share)]
-    results = measure(arguments, kinds, device)
+    results = measure(arguments, kinds)
     ratios = "".join(f"{'/ ' + name:>12}" for name in arguments.reference)
     print(f"\n{'step':9}{'loop':10}{'n':>4}{'median':>12}{'fastest':>12}{'slowest':>12}{'images':>8}{ratios}")
     for result in results:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ham_core import autoattack, doubts
+from ham_core import autoattack, doubts, memory
 from ham_core.attacks.losses import cross_entropy, margin
 from ham_core.attacks.pgd import Rows, pgd, start_in_l2, start_point, under_attack
 from ham_core.data.augment import to_float
@@ -91,6 +91,7 @@ def attack_images(
     epsilon: the L∞ radius of an attack that has none of its own. progress, late: for AutoAttack and its parts, where the
     state is kept and when to stop with autoattack.Unfinished.
     """
+    memory.keep_freed()
     epsilon = attack.radius(epsilon)
     if attack.kind not in ("clean", *LOSSES):
         return _by_library(model, images, attack, epsilon=epsilon, seed=seed, progress=progress, late=late)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ham_core import memory
 from ham_core.adversary import Crafted, Streams, active_mining, counted, craft
 from ham_core.attacks.pgd import pgd, start_point, under_attack
 from ham_core.calibration.base import Calibration, Factors, Observed
@@ -73,6 +74,7 @@ class Training:
         start: Weights | None = None,
         helper: Weights | None = None,
     ) -> None:
+        memory.keep_freed()
         self.trial, self.dataset, self.device = trial, dataset, torch.device(device)
         self.objective: Objective = trial.method.objective
         self.calibration: Calibration | None = trial.method.calibration
