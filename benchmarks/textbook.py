@@ -48,12 +48,9 @@ class PreActResNet18(nn.Module):
 
     def __init__(self, model: preact_resnet.PreActResNet18) -> None:
         super().__init__()
-        self.normalize, self.conv1, self.bn, self.linear = (
-            model.normalize,
-            model.conv1,
-            model.bn,
-            model.linear,
-        )
+        assert model.bn is not None
+        self.normalize, self.conv1, self.linear = model.normalize, model.conv1, model.linear
+        self.bn: nn.Module = model.bn
         stages = (model.layer1, model.layer2, model.layer3, model.layer4)
         blocks = [block for stage in stages for block in stage if isinstance(block, preact_resnet.Block)]
         self.layers = nn.Sequential(*map(Block, blocks))
