@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-precision bench-profile bench-steps-growth bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-methods bench-precision bench-profile bench-steps-growth bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -85,6 +85,9 @@ ui: $(STAMP) ## the MLflow UI on the store, on 127.0.0.1 (ARGS=)
 
 bench: $(STAMP) ## seconds per AT and HAM step, ours against the released code's passes and a textbook loop (ARGS=)
 	@.venv/bin/python -m benchmarks.steps $(ARGS)
+
+bench-methods: $(STAMP) ## seconds per training step of every method, and its passes, against AT (ARGS=)
+	@.venv/bin/python -m benchmarks.methods $(ARGS)
 
 bench-precision: $(STAMP) ## does bf16 reach fp32 within the seeds' spread, and how many examples change sides? (ARGS=)
 	@.venv/bin/python -m benchmarks.precision $(ARGS)

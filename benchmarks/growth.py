@@ -59,9 +59,8 @@ def measure(base: int, repeats: int) -> list[dict[str, Any]]:
         for trials in costs:
             with tempfile.TemporaryDirectory() as place:
                 path = sweep_file(Path(place), trials)
-                costs[trials].append(
-                    run("sweep", path, "--store", Path(place, "store"), "--concurrent", AT_ONCE)
-                )
+                words = ("sweep", path, "--store", Path(place, "store"), "--concurrent", AT_ONCE)
+                costs[trials].append(run(*words, quiet=True))
     medians = {trials: statistics.median(cost.seconds for cost in found) for trials, found in costs.items()}
     first, last = base * FACTORS[0], base * FACTORS[-1]
     slope = (medians[last] - medians[first]) / (last - first)

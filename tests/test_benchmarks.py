@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import autoattack, evaluation, floors, growth, growth_steps, precision, profiling, steps
+from benchmarks import (
+    autoattack,
+    evaluation,
+    floors,
+    growth,
+    growth_steps,
+    methods,
+    precision,
+    profiling,
+    steps,
+)
 from ham_core.autoattack import Part
 from ham_core.data.split import Split
 
@@ -85,6 +95,18 @@ def test_every_loop_of_a_step_trains_on_the_same_examples_with_the_same_gradient
         assert all(len(seconds) == 3 for seconds in result["seconds"].values())
     assert [one["passes"] for one in found["bounds"]] == pytest.approx([12.1 / 23] * 2 + [20.6 / 23] * 2)
     assert found["gradients"]["images"] == 20 and found["gradients"]["median"] < 1e-5
+
+
+def test_methods_are_compared_by_seconds_and_by_passes(tmp_path: Path) -> None:
+    place = tmp_path / "methods.json"
+    small = ["--model", "small_cnn", "--width", "0.5", "--batch", "20", "--repeats", "2"]
+    assert methods.main(["trades", "ham-official", "cfol", *small, "--json", str(place)]) == 0
+    found = {row["method"]: row for row in json.loads(place.read_text())["results"]}
+    assert list(found) == ["at", "trades", "ham-official", "cfol", "textbook"]
+    assert found["ham-official"]["passes_of_at"] == pytest.approx((7 + 17 * 0.5) / 23)
+    assert found["trades"]["passes_of_at"] > 1
+    assert all(len(row["seconds"]) == 2 for row in found.values())
+    assert methods.main(["faal-at", *small]) == 2, "it goes on from another trial"
 
 
 def test_growth_of_steps_counts_passes(tmp_path: Path) -> None:
