@@ -7,11 +7,11 @@
 The records are invented (benchmarks/record.py) and made first, which is not measured: four sweeps of five grids, five seeds,
 50 final metrics, 8 series of 12 epochs and 60 parameters per run. Every command is a process of its own, imports and all:
 
-    tables, cold   all tables of all sweeps (--format csv, which draws no figure) into an empty folder, after the pages of the
+    tables, cold   all tables of all sweeps in Markdown, LaTeX and CSV (--tables) into an empty folder, after the pages of the
                    database and of Python's packages were given back to the system, as far as no other process maps them
     tables, warm   the same, right after it
     again          the same command with nothing new: it reads the runs, compares digests and writes nothing
-    everything     figures, Markdown, LaTeX and the HTML page besides
+    everything     figures and the HTML page besides
 
 It should stay below 60 s cold, 10 s warm and 2 GiB for the tables of 10,000 runs. Memory: the most that the process had
 resident (ru_maxrss).
@@ -66,7 +66,7 @@ def measure(uri: str, folder: Path, repeats: int, *, everything: bool) -> dict[s
     """{what: costs} on one record, in a folder for the reports."""
     costs: dict[str, list[Cost]] = {"tables, cold": [], "tables, warm": [], "again": []}
     for number in range(repeats):
-        words = ("report", "--tracking-uri", uri, "--store", folder, "--format", "csv")
+        words = ("report", "--tracking-uri", uri, "--store", folder, "--tables")
         os.sync()  # pages that are not written yet cannot be given back
         forget(Path(uri.removeprefix("sqlite:///")).parent)
         forget(Path(sys.prefix) / "lib")
