@@ -32,8 +32,8 @@ def faults(first: str) -> int:
 
 @pytest.mark.skipif(not keep_freed(), reason="needs Linux with glibc")
 def test_memory_that_was_freed_is_taken_again_without_page_faults() -> None:
-    assert faults("keep_freed()") < 100
-    assert faults("") > 1000, "glibc gives it back of itself; is keep_freed still needed?"
+    kept, given_back = faults("keep_freed()"), faults("")
+    assert 5 * kept < given_back, f"{kept} page faults, {given_back} as glibc has it"
 
 
 def test_it_may_be_asked_for_again() -> None:
