@@ -110,6 +110,7 @@ class Column(Part):
     reduce: Literal["sum", "mean", "last"] | None = None
     per: str | None = None  # divide by this series, reduced in the same way
     relative_to: str | None = None  # divide by the value of this method's trial of the same seed
+    minus: str | None = None  # subtract it instead: a paired difference; the method's own row stays empty
     scale: float = 1.0  # multiplies numbers that are no accuracies
     formula: str | None = None  # in words, when the default sentence would not say it
     cell: str | None = None
@@ -130,6 +131,12 @@ class Column(Part):
     def _format(cls, value: str | None) -> str | None:
         return _cell_format(value) if value else value
 
+    @model_validator(mode="after")
+    def _divided_or_subtracted(self) -> Column:
+        if self.relative_to and self.minus:
+            raise ValueError("'relative_to' divides and 'minus' subtracts; a column does one of them")
+        return self
+
     @property
     def accuracy(self) -> bool:
         """A share in [0, 1] that is printed in percent."""
@@ -138,7 +145,12 @@ class Column(Part):
     @property
     def is_share(self) -> bool:
         """One accuracy, so a share of images that has an interval of its own."""
-        return self.accuracy and len(self.metric) == 1 and self.relative_to is None
+        return self.accuracy and len(self.metric) == 1 and self.beside is None
+
+    @property
+    def beside(self) -> str | None:
+        """The method whose trial of the same seed it is relative to, or is subtracted."""
+        return self.relative_to or self.minus
 
     @property
     def weights(self) -> str | None:

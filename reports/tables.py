@@ -209,7 +209,10 @@ def by_protocol(
 
 def takes_models(spec: Spec) -> bool:
     """Whether other people's models are rows of the table: it has a row per method, and accuracies."""
-    return spec.rows.by == "method" and spec.rows.only is None and any(one.accuracy for one in spec.columns)
+    shown = any(
+        one.accuracy and one.beside is None for one in spec.columns
+    )  # a model has no seed to be paired by
+    return spec.rows.by == "method" and spec.rows.only is None and shown
 
 
 def why_not(model: Trial, trials: Sequence[Trial]) -> str:
@@ -348,7 +351,7 @@ def _table(
     guests = [model for model in material.models if takes_models(spec) and not why_not(model, trials)]
     lines += [_Line(Row(one.label, one.title, one.label), one.label, [one]) for one in guests]
     heads = [head_of(column if judge is None else judge.read(column, trials)) for column in spec.columns]
-    below = [_baseline(spec, column, material, protocol) for column in spec.columns]
+    below = [_baseline(spec, column, material, protocol, judge) for column in spec.columns]
     cells = [
         [
             cell_of(spec, column.of_average(line.row.average), line, material, base, judge)
@@ -476,6 +479,8 @@ def formula_of(column: Column) -> str:
             inner += f", divided by the {column.reduce} of {column.per}"
     if column.relative_to:
         inner += f", divided by the same of {column.relative_to} with the same seed"
+    if column.minus:
+        inner += f", minus the same of {column.minus} with the same seed"
     several = f"mean ± t(n-1, {(1 + LEVEL) / 2:g}) s/√n"
     return f"mean over seeds of ({inner}); interval at {LEVEL:.0%}: {several}, for one seed over its images"
 
@@ -485,28 +490,30 @@ def value_of(
 ) -> float | None:
     """The column's statistic of one trial, in its stored unit; None when it was not measured.
 
-    baseline: seed -> value of the method that the column is relative to.
+    baseline: seed -> value of the method that the column is relative to, or that is subtracted.
     """
     value = _own_value(column, trial, material)
-    if column.relative_to is None or value is None:
+    if column.beside is None or value is None:
         return value
     below = (baseline or {}).get(trial.seed)
+    if column.minus:
+        return None if below is None else value - below
     return value / below if below else None
 
 
 def _baseline(
-    spec: Spec, column: Column, material: Material, protocol: Protocol | None
+    spec: Spec, column: Column, material: Material, protocol: Protocol | None, judge: Judge | None
 ) -> Mapping[int, float]:
-    """seed -> value of the method that a column is relative to, of the same protocol."""
-    if column.relative_to is None:
+    """seed -> value of the method that a column is relative to, or that is subtracted, of the same protocol."""
+    if column.beside is None:
         return {}
     members = dict(by_protocol(material.of_grid(spec.trials.grid), spec.rows.by, spec.rows.own)).get(
         protocol, []
     )
     found = {
-        trial.seed: _own_value(column, trial, material)
+        trial.seed: _own_value(column if judge is None else judge.read(column, [trial]), trial, material)
         for trial in members
-        if trial.label == column.relative_to
+        if trial.label == column.beside
     }
     return {seed: value for seed, value in found.items() if value is not None}
 
@@ -573,7 +580,7 @@ def cell_of(
 
 def _cell_of_model(spec: Spec, column: Column, line: _Line, material: Material, file: str) -> Cell:
     """Of somebody else's model: one value. What only a training has is left empty, and nothing is waited for."""
-    if not column.accuracy or column.reduce is not None:
+    if not column.accuracy or column.reduce is not None or column.beside is not None:
         return Cell()
     cell = _cell_of_trials(spec.model_copy(update={"min_seeds": 1}), column.of_file, line, material, {})
     if cell.waits:
@@ -598,6 +605,8 @@ def _cell_of_trials(
         (trial, value_of(column if judge is None else judge.read(column, [trial]), trial, material, baseline))
         for trial in line.trials
     ]
+    if column.minus and all(trial.label == column.minus for trial in line.trials):
+        return Cell()
     present = [(trial, value) for trial, value in found if value is not None]
     absent = [trial for trial, value in found if value is None]
     if judge is not None:

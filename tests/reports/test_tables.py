@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from pydantic import ValidationError
+from scipy import stats
 
 from ham_core.errors import RequestError
 from reports.collect import protocol_of, tidy
@@ -192,6 +194,31 @@ def test_a_series_is_reduced_over_epochs_and_divided(digits):
     assert table.cells[0][-1].text == "22.00 ± 0.00"
     column = Column(title="s", metric="time/train_s", reduce="sum")
     assert value_of(column, digits.material().trials[0], digits.material()) == 6.5
+
+
+def test_a_paired_difference_is_taken_seed_by_seed_and_has_the_interval_of_a_paired_test(store, metrics):
+    """Worst class of AT 0.30, 0.40, 0.50, of HAM 0.36, 0.44, 0.58: differences 6, 4 and 8 points."""
+    ours, theirs = (0.36, 0.44, 0.58), (0.3, 0.4, 0.5)
+    for seed in (0, 1, 2):
+        store.add("at", seed, metrics((0.9,) * 3, (0.7, 0.7, theirs[seed])))
+        store.add("ham-official", seed, metrics((0.9,) * 3, (0.7, 0.7, ours[seed])))
+    (table,) = tables_of(load_specs()["ham-differences"], store.material())
+    found = cell(table, "ham-official", "PGD-20 worst")
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((100 * low, 100 * high))
+    assert found.text == f"+6.0 ± {50 * (high - low):.1f}"
+    assert [value.value for value in found.values] == pytest.approx([6, 4, 8])
+    assert all(one.text == "" and not one.waits for one in table.cells[0]), "AT itself"
+
+    store = store.without(store.runs[0].fingerprint)  # AT of seed 0
+    (table,) = tables_of(load_specs()["ham-differences"], store.material())
+    found = cell(table, "ham-official", "PGD-20 worst")
+    assert [value.seed for value in found.values] == [1, 2], "a pair that lacks one side is none"
+
+
+def test_a_column_divides_or_subtracts():
+    with pytest.raises(ValidationError, match="'relative_to' divides and 'minus' subtracts"):
+        Column(title="s", metric="best/clean/avg", relative_to="at", minus="at")
 
 
 def test_deleting_a_run_empties_exactly_its_cells(store, metrics):
