@@ -133,43 +133,19 @@ class Convolution(NamedTuple):
         """total + W * x + b, in total's own memory."""
         if not self.fused:
             return total.add_(self.plain(x))
-        torch.ops.mkldnn._convolution_pointwise_.binary(
-            total,
-            x,
-            self.weight,
-            self.bias,
-            self.padding,
-            self.stride,
-            [1, 1],
-            1,
-            "add",
-            1.0,
-            None,
-            [],
-            None,
-        )
+        torch.ops.mkldnn._convolution_pointwise_.binary(total, x, *self._with_sum(None))
         return total
 
     def relu_sum(self, total: Tensor, x: Tensor) -> Tensor:
         """relu(total + W * x + b)."""
         if not self.fused:
             return self.plain(x).add_(total).relu_()
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x,
-            total,
-            self.weight,
-            self.bias,
-            self.padding,
-            self.stride,
-            [1, 1],
-            1,
-            "add",
-            1.0,
-            "relu",
-            [],
-            None,
-        )
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, total, *self._with_sum("relu"))
         return out
+
+    def _with_sum(self, last: str | None) -> tuple[Any, ...]:
+        """The rest of the arguments of oneDNN's convolution with a sum, and with `last` behind it."""
+        return (self.weight, self.bias, self.padding, self.stride, [1, 1], 1, "add", 1.0, last, [], None)
 
     def backward(self, gradient: Tensor, x: Tensor) -> Tensor:
         """The gradient at x of that at W * x."""
