@@ -229,12 +229,9 @@ def _points(uri: str, run_ids: Sequence[str], key: str) -> dict[str, list[tuple[
     found: dict[str, list[tuple[int, int, float]]] = {run_id: [] for run_id in run_ids}
     if hasattr(store, "ManagedSessionMaker"):
         from mlflow.store.tracking.dbmodels.models import SqlMetric
-        from sqlalchemy import (
-            Integer,
-            select,
-            type_coerce,
-        )  # a number as it is: making truth values of many takes time
+        from sqlalchemy import Integer, select, type_coerce
 
+        # is_nan as the number that it is: making truth values of many takes time
         of_run = (SqlMetric.run_uuid, SqlMetric.step, SqlMetric.timestamp, SqlMetric.value)
         asked = select(*of_run, type_coerce(SqlMetric.is_nan, Integer)).where(SqlMetric.key == key)
         if (

@@ -156,7 +156,7 @@ def _asked_for(
         raise RequestError([*wrong, *error.problems]) from None
     if not figures:
         wrong += [
-            f"'{spec.name}' is a figure, and tables alone were asked for"
+            f"'{spec.name}' is a figure, and tables alone were asked for; leave out --tables"
             for spec in wanted
             if names and not spec.is_table
         ]

@@ -1,12 +1,14 @@
 """Cells: the mean over seeds and nothing else, marked when short, empty when not run, never across protocols."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 from scipy import stats
 
 from ham_core.errors import RequestError
+from ham_core.protocol import PROTOCOLS
 from reports.collect import protocol_of, tidy
 from reports.comparison import compared
 from reports.spec import Column, load_specs
@@ -216,6 +218,17 @@ def test_a_paired_difference_is_taken_seed_by_seed_and_has_the_interval_of_a_pai
     assert [value.seed for value in found.values] == [1, 2], "a pair that lacks one side is none"
 
 
+def test_a_paired_difference_is_of_numbers_under_the_same_protocol(store, metrics):
+    """Under the sweep's own radius 0.3 - 0.2, under ham-paper's 0.40 - 0.25: never one of each."""
+    own = {"epsilon": str(8 / 255), "model.normalize": "true"}
+    for label, worst, judged in (("at", 0.2, 0.25), ("trades", 0.3, 0.4)):
+        found = metrics((0.9,) * 3, (0.5, 0.5, worst)) | {"best/pgd20_eps0_031/worst": judged}
+        store.add(label, 0, found, params=own)
+    source = replace(store.material(), judged=(PROTOCOLS["standard"], PROTOCOLS["ham-paper"]))
+    tables = tables_of(load_specs()["ham-differences"], source)
+    assert [cell(table, "trades", "PGD-20 worst").mean for table in tables] == pytest.approx([10, 15])
+
+
 def test_a_column_divides_or_subtracts():
     with pytest.raises(ValidationError, match="'relative_to' divides and 'minus' subtracts"):
         Column(title="s", metric="best/clean/avg", relative_to="at", minus="at")
@@ -269,10 +282,6 @@ def test_the_same_trials_have_a_table_per_protocol_and_what_some_rows_deviate_in
     store, metrics
 ):
     """`best` is the rule's, pgd20 is at the protocol's radius; the spread of 8/255 trials has no share in it."""
-    from dataclasses import replace
-
-    from ham_core.protocol import PROTOCOLS
-
     own = {"epsilon": str(8 / 255), "model.normalize": "true"}
     for label, worst, normalize in (("at", 0.2, "true"), ("trades", 0.3, "false")):
         found = metrics((0.9,) * 3, (0.5, 0.5, worst))
@@ -308,10 +317,6 @@ def test_the_same_trials_have_a_table_per_protocol_and_what_some_rows_deviate_in
 
 
 def test_a_series_is_judged_under_no_protocol(digits):
-    from dataclasses import replace
-
-    from ham_core.protocol import PROTOCOLS
-
     source = replace(digits.material(), judged=tuple(PROTOCOLS.values()))
     (table,) = tables_of(load_specs()["passes"], source)
     assert table.judge is None
