@@ -14,6 +14,7 @@
     manifest.py    what each file was made of, and why it would be made again
     provenance.py  what stands behind one cell
     changes.py     what differs between two reports
+    document.py    a text of one's own, whose numbers and pictures come from here
 
 Importing this package is light: pandas, scipy and matplotlib load when a report is built.
 """
@@ -87,6 +88,22 @@ def why(
         mlflow=mlflow,
         figures=figures,
     )
+
+
+def write_document(
+    template: Path, *, uri: str, sweep: str | None = None, store: Path | None = None
+) -> list[Path]:
+    """The text of a template, with its pictures; see `reports.document.write_document`."""
+    from reports.document import write_document as write_text
+
+    return write_text(template, uri=uri, sweep=sweep, store=store)
+
+
+def document_of(template: Path) -> Path:
+    """The text that a template becomes; RequestError where it is none."""
+    from reports.document import target_of
+
+    return target_of(template)
 
 
 def tables_in(folder: str | Path) -> Report:

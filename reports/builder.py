@@ -330,7 +330,7 @@ def _planned(
     parts: dict[str, list[Part]] = {source.sweep: [] for source in sources}
     without: list[str] = []
     for spec in specs:
-        able = [source for source in sources if spec.trials.grid in source.grids]
+        able = [source for source in sources if source.plans(spec.trials.grid, spec.baselines)]
         if not spec.needs_runs:  # computed, so once is enough
             able = list(sources[:1])
         for source in able[:1] if named else able:
@@ -563,7 +563,7 @@ def _without_grid(spec: Spec, sources: Sequence[Material]) -> str:
     recorded = ", ".join(source.sweep for source in sources if source.sweep != MODELS) or "none"
     target = f"{'table' if spec.is_table else 'figure'}:{spec.name}"
     how = f"; train it with: ham sweep {target}" if spec.trials.sweep is not None else ""
-    return f"'{spec.name}' waits for grid '{spec.trials.grid}', which no recorded sweep plans (recorded: {recorded}){how}"
+    return f"'{spec.name}' waits for {spec.needed}, which no recorded sweep plans (recorded: {recorded}){how}"
 
 
 def _summary(source: Material) -> str:

@@ -205,6 +205,11 @@ class Material:
         """The trials of one named grid."""
         return tuple(trial for trial in self.trials if grid in trial.grids)
 
+    def plans(self, grid: str, methods: Sequence[str] = ()) -> bool:
+        """Whether the sweep plans the grid, and these methods in it."""
+        labels = {trial.label for trial in self.of_grid(grid)}
+        return bool(labels) and labels.issuperset(methods)
+
     @property
     def grids(self) -> tuple[str, ...]:
         """Names of the grids, in the order of the plan."""

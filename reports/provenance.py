@@ -42,29 +42,34 @@ def explain(
 
 def _source(spec: Spec, sources: Sequence[Material]) -> Material:
     for source in sources:
-        if spec.trials.grid in source.grids:
+        if source.plans(spec.trials.grid, spec.baselines):
             return source
     raise RequestError(
-        f"no recorded sweep plans grid '{spec.trials.grid}', which table '{spec.name}' needs; recorded: "
+        f"no recorded sweep plans {spec.needed}, which table '{spec.name}' needs; recorded: "
         f"{', '.join(source.sweep for source in sources)}"
     )
 
 
 def explain_cell(source: Material, spec: Spec, row: str, column: str, store: Path) -> dict[str, Any]:
     """`explain` on material that is already read."""
-    tables = tables_of(spec, source)
+    place, r, c = place_of(tables_of(spec, source), spec.name, row, column)
+    return _answer(spec, place, r, c, store)
+
+
+def place_of(tables: Sequence[Table], name: str, row: str, column: str) -> tuple[Table, int, int]:
+    """Where a cell stands: its table (the first of those of several protocols that has a number there), row and column."""
     problems: list[str] = []
     heads = [
         (head.full, head.title, *_metrics(index, tables)) for index, head in enumerate(tables[0].columns)
     ]
     column = canonical(column)
     try:
-        c = match(column, heads, f"column of table '{spec.name}'")
+        c = match(column, heads, f"column of table '{name}'")
     except RequestError as error:
         problems += error.problems
     rows = list(dict.fromkeys(_names(found) for table in tables for found in table.rows))
     try:
-        names = rows[match(row, rows, f"row of table '{spec.name}'")]
+        names = rows[match(row, rows, f"row of table '{name}'")]
     except RequestError as error:
         problems += error.problems
     if problems:
@@ -72,7 +77,7 @@ def explain_cell(source: Material, spec: Spec, row: str, column: str, store: Pat
     places = [(table, r) for table in tables for r, found in enumerate(table.rows) if _names(found) == names]
     places = [(table, r) for table, r in places if table.columns[c].metric == column] or places
     place, r = next(((table, r) for table, r in places if table.cells[r][c].text), places[0])
-    return _answer(spec, place, r, c, store)
+    return place, r, c
 
 
 def _metrics(index: int, tables: Sequence[Table]) -> list[str]:

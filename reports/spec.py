@@ -325,6 +325,17 @@ class Spec(Part):
         return self.is_table or self.figure is None or self.figure.needs_runs
 
     @property
+    def baselines(self) -> tuple[str, ...]:
+        """The methods that its columns are relative to, or subtract: a grid without them cannot feed it."""
+        return tuple(dict.fromkeys(one.beside for one in self.columns if one.beside is not None))
+
+    @property
+    def needed(self) -> str:
+        """What a sweep must plan for it, in words: `grid 'methods' with at in it`."""
+        among = f" with {' and '.join(self.baselines)} in it" if self.baselines else ""
+        return f"grid '{self.trials.grid}'{among}"
+
+    @property
     def label(self) -> str:
         """The LaTeX label."""
         return f"tab:{self.name}"

@@ -17,7 +17,7 @@ from typing import Literal
 from ham_core.statistics import LEVEL, PerClass, over_seeds, worst_interval
 from ham_core.statistics import wilson as proportion
 
-__all__ = ["LEVEL", "Estimate", "student_t", "wilson"]
+__all__ = ["LEVEL", "Estimate", "paired_p", "student_t", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,13 @@ def worst(shares: Sequence[float], images: Sequence[int], level: float = LEVEL) 
     counts, rates = np.asarray(images), np.asarray(shares, dtype=float)
     found = worst_interval(PerClass(counts, np.round(rates * counts).astype(int), rates), level)
     return Estimate(min(shares), found.low, found.high, 1, "worst")
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p of the paired t test, t = d̄ √n / s_d with n - 1 degrees of freedom, n >= 2; it is below 1 - γ exactly where
+    `student_t`'s interval leaves 0 out. Differences that are all the same have no spread: p is 1 where they are 0, else 0."""
+    from scipy.stats import ttest_1samp
+
+    if len(set(differences)) == 1:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(ttest_1samp(differences, 0.0).pvalue)

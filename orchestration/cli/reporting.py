@@ -97,6 +97,14 @@ def report(
         Path | None,
         typer.Option("--against", metavar="DIR", help="Say which cells differ from an earlier report."),
     ] = None,
+    document: Annotated[
+        Path | None,
+        typer.Option(
+            "--document",
+            metavar="FILE.md.j2",
+            help="Besides: write a text of your own, FILE.md, whose numbers come from the report.",
+        ),
+    ] = None,
 ) -> int:
     """Build tables and figures from what is recorded, and one self-contained HTML page. What is up to date is left alone."""
     import reports
@@ -121,6 +129,9 @@ def report(
     target = out or place.path / "report"
     if why and against is not None:
         raise RequestError("--why builds nothing, so there is nothing to compare --against; give one of them")
+    if why and document is not None:
+        raise RequestError("--why builds nothing, so there is no text to write either; leave out --document")
+    text = None if document is None else reports.document_of(document)
     address = tracking_uri(uri, place)
     asked: dict[str, Any] = {
         "uri": address,
@@ -141,6 +152,10 @@ def report(
         raise RequestError(
             f"--out: {target} cannot be written ({reason}); name a folder in which you may write, for example --out tables"
         )
+    if text is not None and (reason := unwritable(text.parent)):
+        raise RequestError(
+            f"--document: {text} cannot be written ({reason}); copy the template to a folder of yours"
+        )
     before = {}
     if against is not None:
         chosen += [] if "csv" in chosen else ["csv"]  # which is what is compared
@@ -151,6 +166,9 @@ def report(
     if against is not None:
         _show_changes(reports.compare(before, built, against, target), against)
         print(f"\nchanges:     {_short(target / 'changes.md')}")
+    if document is not None:
+        files = reports.write_document(document, uri=address, sweep=sweep, store=place.path)
+        print(f"\ntext:        {_short(files[0])}, {len(files) - 1} pictures")
     count = f"{len(built.files)} file{'' if len(built.files) == 1 else 's'} in {_short(target)}"
     print(
         f"\nup to date: {count}"

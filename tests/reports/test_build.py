@@ -143,3 +143,15 @@ def test_importing_reports_loads_neither_pandas_nor_matplotlib_nor_mlflow():
         "sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'scipy', 'mlflow', 'torch', 'statsmodels')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_table_of_differences_is_made_of_sweeps_that_have_the_method_it_subtracts(digits, tmp_path):
+    spec = load_specs()["cfa-differences-last"]
+    built = write([digits.material()], [spec], tmp_path, formats=("md",))
+    assert not built.files
+    assert built.waiting == [
+        "'cfa-differences-last' waits for grid 'methods' with cfa-at in it, which no recorded sweep plans (recorded: digits); "
+        "train it with: ham sweep table:cfa-differences-last"
+    ]
+    with pytest.raises(RequestError, match="with cfa-at in it"):
+        write([digits.material()], [spec], tmp_path, named=True)
