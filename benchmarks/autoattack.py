@@ -19,7 +19,6 @@ quarters of the images stand under PGD-20. Ratio = ours / direct, medians; it sh
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -34,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.machine import about, bounded, said_of
+from benchmarks.machine import about, ask_for_json, bounded, keep, said_of
 from ham_core import models
 from ham_core.attacks.pgd import under_attack
 from ham_core.autoattack import Part, parts_of, run_parts
@@ -182,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=tuple(CASES), help="one of the two; default both")
     parser.add_argument("--repeats", type=bounded(int, 1), default=3, help="n, runs of each; default 3")
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     chosen = parser.parse_args(argv)
     torch.set_num_threads(chosen.threads)
     machine = about("pyautoattack") | {"threads": chosen.threads}
@@ -211,9 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verdict = "within" if result["ratio"] <= ALLOWED else "OVER"
         few = "" if result["stand"] >= STAND else f"; fewer than {STAND} images stand"
         print(f"{name}: every image has the same result; {verdict} {ALLOWED:g}{few}")
-    if chosen.json:
-        report = {"machine": machine, "results": results}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(chosen.json, {"machine": machine, "results": results})
     return 0
 
 

@@ -15,7 +15,6 @@ contains one augmentation of that batch (crop after padding by 4, flip). Medians
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -29,7 +28,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import bounded, on
+from benchmarks.machine import ask_for_json, bounded, keep, on
 from benchmarks.planning import ROOT, run
 from benchmarks.steps import noise, ours, trial_of
 from benchmarks.textbook import wait
@@ -128,7 +127,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=bounded(int, 1), default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     return parser.parse_args(argv)
 
 
@@ -151,9 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         row(f"augment {arguments.batch} images", augmented)
         row(f"AT step, {model}", stepped, f"augmentation {100 * share:.3f} %")
         results |= {f"augment beside {model}": augmented, f"AT step, {model}": stepped}
-    if arguments.json:
-        report = {"machine": about, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(arguments.json, {"machine": about, "results": results})
     return 0
 
 

@@ -22,14 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import about, bounded, said_of
+from benchmarks.machine import about, ask_for_json, bounded, keep, said_of
 from ham_core import models
 from ham_core.attacks.pgd import under_attack
 from ham_core.data.augment import to_float
@@ -166,7 +165,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--growth-repeats", type=bounded(int, 0), default=5, help="n of the growth; default 5"
     )
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     parser.add_argument("--grown", type=int, help=argparse.SUPPRESS)  # the process of one run of the growth
     return parser.parse_args(argv)
 
@@ -197,9 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{row['images']:>8}{len(row['runs']):>4}{row['median']:>9.2f} s{row['of_linear']:>11.2f}"
             f"{row['mebibytes']:>9.0f} MiB"
         )
-    if chosen.json:
-        report = {"machine": machine, "evaluation": found, "growth": rows}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(chosen.json, {"machine": machine, "evaluation": found, "growth": rows})
     return 0
 
 

@@ -21,14 +21,12 @@ needs fewer operations than its definition (Winograd's form), or where the machi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.machine import bounded, on, said_of
+from benchmarks.machine import ask_for_json, bounded, keep, on, said_of
 from benchmarks.steps import noise, trial_of
 from ham_core import models
 from ham_core.training import Training
@@ -153,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=bounded(int, 2), default=32, help="default 32; the papers': 128")
     parser.add_argument("--repeats", type=bounded(int, 1), default=7, help="n, timed steps; default 7")
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     chosen = parser.parse_args(argv)
     torch.set_num_threads(chosen.threads)
     machine = on(torch.device("cpu"))
@@ -177,9 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{1000 * row['roofline_s']:>9.1f} ms{row['share']:>11.0%}",
             flush=True,
         )
-    if chosen.json:
-        report = {"machine": machine, "peaks": peak, "results": results}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(chosen.json, {"machine": machine, "peaks": peak, "results": results})
     return 0
 
 

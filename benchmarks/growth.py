@@ -12,7 +12,6 @@ and the largest size, and every median within 20 % of that line. Memory: the mos
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.machine import about, bounded, said_of
+from benchmarks.machine import about, ask_for_json, bounded, keep, said_of
 from benchmarks.planning import Cost, run
 
 FACTORS = (1, 2, 4, 8)
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=bounded(int, 1), default=5, help="n, sweeps of each; default 5")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the picture there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    ask_for_json(parser, "every measurement")
     chosen = parser.parse_args(argv)
     machine = about("ray", "mlflow")
     print(said_of(machine))
@@ -137,9 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("within 20 % of linear" if not over else f"more than 20 % off the line: {over}")
     if chosen.plot:
         plot(rows, chosen.plot)
-    if chosen.json:
-        report = {"machine": machine, "results": rows}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(chosen.json, {"machine": machine, "results": rows})
     return 0
 
 

@@ -13,7 +13,6 @@ counted. Within 20 %: the cost per pass at each size against the mean over sizes
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import bounded, on
+from benchmarks.machine import ask_for_json, bounded, keep, on
 from benchmarks.steps import noise, trial_of
 from ham_core.config import Trial
 from ham_core.training import Training
@@ -141,7 +140,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=bounded(int, 1), default=5, help="n; default 5")
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves there (PNG, SVG, PDF)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     return parser.parse_args(argv)
 
 
@@ -164,9 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"passes {told}; seconds {within} {100 * TOLERANCE:.0f} % of linear", flush=True)
     if arguments.picture:
         draw(results, arguments.picture)
-    if arguments.json:
-        report = {"machine": about, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(arguments.json, {"machine": about, "results": results})
     return 0
 
 

@@ -1,8 +1,9 @@
-"""What measured numbers depend on, and an argument type: what the benchmarks share."""
+"""What measured numbers depend on, an argument type, and where numbers are kept: what the benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -59,3 +60,14 @@ def bounded(kind: Callable[[str], float], low: float, high: float = float("inf")
         return value
 
     return number
+
+
+def ask_for_json(parser: argparse.ArgumentParser, what: str = "every measured second") -> None:
+    """Add `--json FILE`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} there")
+
+
+def keep(path: Path | None, report: dict[str, Any]) -> None:
+    """Write all that was measured to the file that `--json` names, if any."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")

@@ -16,17 +16,15 @@ benchmarks/textbook.py it is, which is fp32 and contiguous.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.machine import bounded, on, said_of
+from benchmarks.machine import ask_for_json, bounded, keep, on, said_of
 from benchmarks.steps import Kind, loop, noise, set_sides, trial_of
 from benchmarks.textbook import wait
 from ham_core.network import build_model
@@ -130,7 +128,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     return parser.parse_args(argv, argparse.Namespace(clock="wall"))
 
 
@@ -164,10 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{row['method']:22}{times}{row['of_at']:>8.2f}{counted:>8}{row['faster_than_textbook']:>22.2f}"
         )
-    if chosen.json:
-        chosen.json.write_text(
-            json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8"
-        )
+    keep(chosen.json, {"machine": about, "results": results})
     return 0
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.finished import METHODS, finish, write_sweep
-from benchmarks.machine import bounded, processor
+from benchmarks.machine import ask_for_json, bounded, keep, processor
 from orchestration.sweep import load_sweep
 
 SEEDS = 5
@@ -101,7 +101,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=bounded(int, 1), default=5, help="n, runs of each command; default 5"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    ask_for_json(parser, "every measurement")
     return parser.parse_args(argv)
 
 
@@ -132,9 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         _started(path, store)
         status = ("status", "--store", store)
         results.append(report("ham status", arguments.trials, [run(*status) for _ in repeats]))
-    if arguments.json:
-        everything = {"machine": about, "epochs": arguments.epochs, "results": results}
-        arguments.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    keep(arguments.json, {"machine": about, "epochs": arguments.epochs, "results": results})
     return 0
 
 

@@ -15,7 +15,6 @@ misclassified then (a) by a textbook loop in fp32 with contiguous pixels, on the
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections import Counter
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import bounded, on
+from benchmarks.machine import ask_for_json, bounded, keep, on
 from ham_core.adversary import Streams, craft
 from ham_core.attacks.pgd import input_gradient, start_point, under_attack
 from ham_core.config import Trial
@@ -184,7 +183,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--epsilon", type=bounded(float, 0, 1), help="default 0.1 on digits, 8/255 on a folder"
     )
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch on the CPU; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there")
+    ask_for_json(parser, "all scores")
     arguments = parser.parse_args(argv)
     digits = arguments.folder is None
     arguments.model = arguments.model or ("small_cnn" if digits else "preact_resnet18")
@@ -230,8 +229,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"differs on {flipped} ({100 * flipped / hard['images']:.2f} % of all)"
             )
         report["results"].append(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(arguments.json, report)
     return 0
 
 

@@ -12,7 +12,6 @@ autograd's own work, and the profiler. (Not `profile.py`: Python's own module of
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import bounded, on
+from benchmarks.machine import ask_for_json, bounded, keep, on
 from benchmarks.steps import KINDS, noise, set_sides, trial_of
 from ham_core import models
 from ham_core.training import Training
@@ -101,7 +100,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="default bf16")
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch; default 1")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the shares there (PNG, SVG, PDF)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every operator's seconds there")
+    ask_for_json(parser, "every operator's seconds")
     return parser.parse_args(argv)
 
 
@@ -127,9 +126,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"  {title:9}{name:44}{100 * t / result['seconds']:>7.2f} %{1000 * t:>10.1f} ms")
     if arguments.picture:
         draw(results, arguments.picture)
-    if arguments.json:
-        report = {"machine": about, "settings": settings, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+    keep(arguments.json, {"machine": about, "settings": settings, "results": results})
     return 0
 
 

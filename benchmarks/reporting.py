@@ -20,7 +20,6 @@ resident (ru_maxrss).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.machine import bounded, processor
+from benchmarks.machine import ask_for_json, bounded, keep, processor
 from benchmarks.planning import Cost, run
 
 COLD, WARM, MEMORY = (
@@ -157,7 +156,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=bounded(int, 1), default=5, help="n of each command; default 5")
     parser.add_argument("--tables", action="store_true", help="leave out `everything`")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    ask_for_json(parser, "every measurement")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how it grows")
     arguments = parser.parse_args(argv)
     if any(runs % step for runs in arguments.runs):
@@ -190,10 +189,7 @@ def main(argv: list[str] | None = None) -> int:
             for what, own in costs.items():
                 show(what, runs, own)
                 results.append({"what": what, "runs": runs, "costs": [asdict(one) for one in own]})
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8"
-        )
+    keep(arguments.json, {"machine": about, "results": results})
     if arguments.plot:
         plot(results, arguments.plot)
     return 0

@@ -32,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.machine import about, bounded, said_of
+from benchmarks.machine import about, ask_for_json, bounded, keep, said_of
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("at", "trades", "mart", "fat", "gairat", "cfa-at", "frl", "wat", "ham-official", "ham-paper")
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="benchmarks/startup.py", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument("--repeats", type=bounded(int, 1), default=9, help="n, processes of each; default 9")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     chosen = parser.parse_args(argv)
     machine = about()
     print(said_of(machine))
@@ -182,9 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = measure(chosen.repeats)
     for row in rows:
         print(_line(row))
-    if chosen.json:
-        report = {"machine": machine, "results": rows}
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(chosen.json, {"machine": machine, "results": rows})
     return 0
 
 

@@ -27,7 +27,6 @@ gradients are from the textbook's, per image.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -36,14 +35,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import bounded, on
+from benchmarks.machine import ask_for_json, bounded, keep, on
 from benchmarks.textbook import (
     EARLY_DROP_STEP,
     EPSILON,
@@ -311,7 +309,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="cpu: the process's own seconds, for busy machines; with one thread only; default wall",
     )
     parser.add_argument("--threads", type=bounded(int, 1), default=1, help="of PyTorch on the CPU; default 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured second there")
+    ask_for_json(parser)
     return parser.parse_args(argv)
 
 
@@ -358,15 +356,16 @@ def main(argv: list[str] | None = None) -> int:
         f"{close['images']} images above 1e-5 (the same network in channels_last, nothing folded: "
         f"{close['above_textbook_in_channels_last']})"
     )
-    if arguments.json:
-        report = {
+    keep(
+        arguments.json,
+        {
             "machine": about,
             "settings": settings,
             "results": results,
             "bounds": bound,
             "gradients": close,
-        }
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        },
+    )
     return 0
 
 
