@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from reports.figures.base import NOTHING_YET, Canvas, FigurePart, Lacking
 from reports.figures.style import INK, MUTED, PERCENT, Style, legend
 
@@ -12,41 +14,62 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class Pareto(FigurePart):
-    """Every trial as a point; the front holds the trials that no other beats in both."""
+class Panel(FigurePart):
+    """One pair of statistics; `title` tells it from its neighbours."""
 
-    kind: Literal["pareto"]
+    title: str = ""
     x: str
     y: str
+
+
+class Pareto(FigurePart):
+    """Every trial as a point; the front holds the trials that no other beats in both. Panels share their axes."""
+
+    kind: Literal["pareto"]
+    panels: tuple[Panel, ...] = Field(min_length=1)
     x_title: str
     y_title: str
 
 
 def paint(canvas: Canvas, part: Pareto) -> str:
-    """Small marks are trials, large ones means over seeds."""
+    """Small marks are trials, large ones means over seeds. A panel for which nothing was measured is left out."""
     styles, figure = canvas.styles, canvas.figure
-    figure.set_size_inches(5.2, 3.7)
-    axes: Axes = figure.subplots()
-    canvas.series_kind("points", part.x_title, part.y_title)
-    everything: list[tuple[float, float]] = []
-    handles: dict[str, Any] = {}
-    for title, members in canvas.groups.items():
-        pairs = [(trial.metric(part.x), trial.metric(part.y), trial.seed) for trial in members]
-        points = [(x * PERCENT, y * PERCENT, seed) for x, y, seed in pairs if x is not None and y is not None]
-        if not points:
-            continue
-        everything += [(x, y) for x, y, _ in points]
-        handles[title] = cloud(canvas, axes, title, points, styles[title], "{x:.1f} %, {y:.1f} %")
-    if not everything:
+    shown = [(panel, _points(canvas, panel)) for panel in part.panels]
+    shown = [(panel, groups) for panel, groups in shown if groups]
+    if not shown:
         raise Lacking(NOTHING_YET)
-    best = front(everything)
-    draw_front(axes, best)
-    axes.set_xlabel(part.x_title)
-    axes.set_ylabel(part.y_title)
-    axes.grid()
-    axes.margins(0.12)
+    figure.set_size_inches(5.2 if len(shown) == 1 else 3.6 * len(shown), 3.7)
+    places = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
+    canvas.series_kind("points", part.x_title, part.y_title)
+    handles: dict[str, Any] = {}
+    words = []
+    for axes, (panel, groups) in zip(places, shown, strict=True):
+        for title, points in groups.items():
+            name = f"{panel.title} {{x:.1f}} %, {{y:.1f}} %".strip()
+            handles[title] = cloud(canvas, axes, title, points, styles[title], name, panel.title)
+        everything = [(x, y) for points in groups.values() for x, y, _ in points]
+        best = front(everything)
+        draw_front(axes, best)
+        axes.set_title(panel.title)
+        axes.set_xlabel(part.x_title)
+        axes.grid()
+        axes.margins(0.12)
+        said = f"{len(everything)} trials; {len(best)} of them on the Pareto front."
+        words.append(f"{panel.title}: {said}" if panel.title else said)
+    places[0].set_ylabel(part.y_title)
     legend(figure, list(handles.values()), list(handles))
-    return f"{len(everything)} trials; {len(best)} of them on the Pareto front."
+    return " ".join(words)
+
+
+def _points(canvas: Canvas, panel: Panel) -> dict[str, list[tuple[float, float, int]]]:
+    """title of a method -> (x, y, seed) of its trials, in percent; those without numbers left out."""
+    found = {}
+    for title, members in canvas.groups.items():
+        pairs = [(trial.metric(panel.x), trial.metric(panel.y), trial.seed) for trial in members]
+        points = [(x * PERCENT, y * PERCENT, seed) for x, y, seed in pairs if x is not None and y is not None]
+        if points:
+            found[title] = points
+    return found
 
 
 def cloud(
@@ -56,6 +79,7 @@ def cloud(
     points: Sequence[tuple[float, float, int]],
     style: Style,
     words: str,
+    panel: str = "",
 ) -> Any:
     """The trials of one method (x, y, seed) as small marks, their mean as a large one -> the large one. `words`: x and y."""
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
@@ -73,7 +97,7 @@ def cloud(
         markeredgewidth=0.8,
         zorder=4,
     )
-    series = canvas.marks.new(title)
+    series = canvas.marks.new(title, panel)
     series.own(small, mean)
     for x, y, seed in points:
         series.point(axes, x, y, label=f"{title}, seed {seed}: {words.format(x=x, y=y)}")

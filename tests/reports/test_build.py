@@ -84,7 +84,7 @@ def test_figures_draw_only_one_protocol(store, metrics):
     drawing = draw(load_specs()["pareto"], store.material(), ("svg",))
     assert drawing is not None
     assert "ε = 0.2" in drawing.protocol
-    assert drawing.alt.startswith("2 trials")
+    assert drawing.alt.startswith("PGD-20: 2 trials")
 
 
 def test_inline_drawings_keep_their_ids_apart_and_take_the_colours_of_the_page():

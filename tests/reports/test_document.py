@@ -55,7 +55,7 @@ def test_a_picture_is_that_of_the_report_and_says_what_it_shows(digits, tmp_path
     path = tmp_path / "text.md.j2"
     path.write_text('{{ figure("pareto") }}\n', encoding="utf-8")
     made = rendered(path, digits.material())
-    assert made.text.startswith("![Average against worst-class robustness. 5 trials;")
+    assert made.text.startswith("![Average against worst-class robustness. PGD-20: 5 trials;")
     assert made.text.endswith("](pictures/pareto.png)\n")
     (picture,) = made.pictures.values()
     assert picture.startswith(b"\x89PNG")

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -96,7 +96,7 @@ def test_every_kind_has_a_shipped_spec():
 
 
 def test_the_numbers_of_a_drawing_lie_over_what_is_drawn(digits):
-    """Bars begin at zero, so that their heights are to each other as their values are; points lie on one straight scale."""
+    """Bars begin at zero, so that their heights are to each other as their values are; points of a panel lie on one straight scale."""
     bars = drawn(spec("class-bars"), digits.material(), ("svg",))
     places = shapes(bars)
     values = {f"pt-{s}-{i}": y for s, one in enumerate(bars.data["series"]) for i, y in enumerate(one["y"])}
@@ -106,11 +106,14 @@ def test_the_numbers_of_a_drawing_lie_over_what_is_drawn(digits):
 
     points = drawn(spec("pareto"), digits.material(), ("svg",))
     places = shapes(points)
-    for axis, centre in (("x", "cx"), ("y", "cy")):
+    panels = {one["panel"] for one in points.data["series"]}
+    assert panels == {"PGD-20", "CW-20"}
+    for panel, (axis, centre) in product(panels, (("x", "cx"), ("y", "cy"))):
         pairs = [
             (value, float(places[f"pt-{s}-{i}"][centre]))
             for s, one in enumerate(points.data["series"])
             for i, value in enumerate(one[axis])
+            if one["panel"] == panel
         ]
         slope, offset = np.polyfit(*zip(*pairs, strict=True), 1)
         assert max(abs(slope * value + offset - place) for value, place in pairs) < 0.05
