@@ -96,7 +96,7 @@ def test_every_kind_has_a_shipped_spec():
 
 
 def test_the_numbers_of_a_drawing_lie_over_what_is_drawn(digits):
-    """Bars begin at zero, so that their heights are to each other as their values are; points of a panel lie on one straight scale."""
+    """Bars begin at zero, so that their heights are to each other as their values are; points have one scale per panel."""
     bars = drawn(spec("class-bars"), digits.material(), ("svg",))
     places = shapes(bars)
     values = {f"pt-{s}-{i}": y for s, one in enumerate(bars.data["series"]) for i, y in enumerate(one["y"])}
