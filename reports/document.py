@@ -104,6 +104,13 @@ class Difference(Number):
         return f"not shown to differ: {mean:+.1f} points ({how})"
 
     @property
+    def short(self) -> str:
+        """For a line of a table: `+4.1 [+1.0, +7.2]`, the difference in bold where the interval leaves 0 out."""
+        mark = "**" if self.verdict in ("higher", "lower") else ""
+        interval = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"{mark}{self.mean:+.1f}{mark}{interval}"
+
+    @property
     def p(self) -> float:
         """Of the paired t test, which the interval belongs to: two-sided, not adjusted for other comparisons."""
         return paired_p([value.value for value in self.cell.values])

@@ -146,12 +146,12 @@ def test_importing_reports_loads_neither_pandas_nor_matplotlib_nor_mlflow():
 
 
 def test_a_table_of_differences_is_made_of_sweeps_that_have_the_method_it_subtracts(digits, tmp_path):
-    spec = load_specs()["cfa-differences-last"]
+    spec = load_specs()["cfa-differences"]
     built = write([digits.material()], [spec], tmp_path, formats=("md",))
     assert not built.files
     assert built.waiting == [
-        "'cfa-differences-last' waits for grid 'methods' with cfa-at in it, which no recorded sweep plans (recorded: digits); "
-        "train it with: ham sweep table:cfa-differences-last"
+        "'cfa-differences' waits for grid 'methods' with cfa-at in it, which no recorded sweep plans (recorded: digits); "
+        "train it with: ham sweep table:cfa-differences"
     ]
     with pytest.raises(RequestError, match="with cfa-at in it"):
         write([digits.material()], [spec], tmp_path, named=True)

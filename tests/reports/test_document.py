@@ -65,6 +65,9 @@ def test_a_difference_is_worded_by_its_interval():
     assert str(difference(3.0, 5.0, 4.0)).startswith(
         "higher by 4.0 points (95 % interval +1.5 to +6.5, paired over 3 seeds, p = 0.0"
     )
+    assert difference(3.0, 5.0, 4.0).short == "**+4.0** [+1.5, +6.5]"
+    assert difference(-3.0, 5.0, 4.0).short == "+2.0 [-8.8, +12.8]"
+    assert difference(4.0).short == "+4.0"
     assert difference(-3.0, -5.0, -4.0).verdict == "lower"
     unsure = difference(-3.0, 5.0, 4.0)
     assert unsure.verdict == "not shown"
