@@ -10,6 +10,7 @@
     {{ figure("pareto") }}                                      the picture; what it shows in words for who cannot see it
     {{ setting("epochs") }}                                     what was recorded alike of all trials of the sweep
     {{ total("time/train_s") }}                                 a series added up over all epochs of all trials
+    {{ largest("val/pgd10/worst", "cfa-at") }}                  its largest value over all trials, or those of one method
     {{ count("trials") }}, {{ count("seeds") }}, {{ count("methods") }}
     {{ sources() }}                                             the numbers named above it, each with its `ham explain`
 
@@ -200,7 +201,7 @@ class _Asked:
     @property
     def functions(self) -> dict[str, Callable[..., Any]]:
         """By the names that templates call them."""
-        numbers = (self.cell, self.difference, self.setting, self.total, self.count)
+        numbers = (self.cell, self.difference, self.setting, self.total, self.largest, self.count)
         asked = (*numbers, self.table, self.figure, self.sources)
         return {function.__name__: self._watched(function) for function in asked}
 
@@ -269,12 +270,24 @@ class _Asked:
 
     def total(self, series: str) -> float:
         """A series, such as time/train_s, added up over all epochs of all finished trials."""
-        points = [value for trial in self._source.history(series).values() for _, value in trial]
+        return sum(self._points(series))
+
+    def largest(self, series: str, method: str | None = None) -> float:
+        """The largest value of a series over all epochs of all finished trials, or of those of one method."""
+        return max(self._points(series, method))
+
+    def _points(self, series: str, method: str | None = None) -> list[float]:
+        history = self._source.history(series)
+        labels = {trial.label for trial in self._source.trials}
+        if method is not None and method not in labels:
+            raise RequestError(f"the sweep has no method '{method}'; {known(method, labels)}")
+        chosen = [trial for trial in self._source.trials if method in (None, trial.label)]
+        points = [value for trial in chosen for _, value in history.get(trial.fingerprint, ())]
         if not points:
             raise RequestError(
                 f"no trial has a series '{series}'; for example time/train_s, train/passes/forward"
             )
-        return sum(points)
+        return points
 
     def count(self, what: str) -> int:
         """How many finished trials, or their seeds or methods."""

@@ -36,7 +36,8 @@ def difference(*values: float, n: int | None = None) -> Difference:
 def test_numbers_tables_and_counts_are_those_of_the_report(digits, tmp_path):
     template = (
         '{{ cell("ham-main", "at", "PGD-20 worst") }} / {{ cell("ham-main", "HAM (official)", "PGD-20 worst") }} / '
-        '{{ setting("epochs") }} / {{ total("time/train_s") }} / '
+        '{{ setting("epochs") }} / {{ total("time/train_s") }} {{ largest("val/pgd10/worst") }} '
+        '{{ largest("val/pgd10/worst", "ham-official") }} / '
         '{{ count("trials") }} {{ count("seeds") }} {{ count("methods") }}\n{{ table("ham-main") }}\n'
     )
     first, _, rest = text_of(digits, template, tmp_path).partition("\n")
@@ -46,7 +47,7 @@ def test_numbers_tables_and_counts_are_those_of_the_report(digits, tmp_path):
     assert (
         ham == "49.5 ± 19.1 % (2 of 3 seeds)"
     )  # one of three has not run: the number says so wherever it stands
-    assert (epochs, float(seconds), counts) == ("12", 5 * 6.5, "5 3 2")
+    assert (epochs, seconds, counts) == ("12", f"{5 * 6.5} {0.3 + 0.02} {0.3 + 0.02}", "5 3 2")
     own = markdown.render(tables_of(load_specs()["ham-main"], digits.material()))
     assert rest == own
 
@@ -102,7 +103,7 @@ def test_everything_that_is_asked_for_and_not_there_is_named_with_its_line(digit
         '{{ cell("ham-main", "att", "PGD-20 worst") }} {{ table("pareto") }}\n'
         '{{ setting("seed") }} {{ setting("epoch") }}\n'
         '{{ difference("ham-main", "at", "PGD-20 worst") }}\n'
-        '{{ total("time/trian_s") }} {{ count("runs") }}\n'
+        '{{ total("time/trian_s") }} {{ count("runs") }} {{ largest("val/pgd10/worst", "ham") }}\n'
         '{{ cell("ham-main", "ham-paper", "PGD-20 worst") }}\n'
         '{{ figure("ham-fig4") }} {{ count() }}\n'
     )
@@ -116,6 +117,7 @@ def test_everything_that_is_asked_for_and_not_there_is_named_with_its_line(digit
         (4, "table 'ham-main' subtracts no method; tables that do: ham-differences"),
         (5, "no trial has a series 'time/trian_s'"),
         (5, "cannot count 'runs'"),
+        (5, "the sweep has no method 'ham'"),
         (6, "waits for seeds 0, 1, 2 (not run)"),
         (7, "ham-fig4"),
         (7, "count() missing 1 required positional argument"),
