@@ -12,7 +12,7 @@ SEED   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint sweep-digits sweep-cifar10 plan report tables ui bench bench-methods bench-precision bench-profile bench-steps-growth bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
+.PHONY: help demo test faults lint sweep-digits sweep-cifar10 sweep-small study plan report tables ui bench bench-methods bench-precision bench-profile bench-steps-growth bench-data bench-autoattack bench-evaluation bench-startup bench-floors bench-growth bench-planning bench-orchestration bench-reporting mutants pictures lock clean FORCE
 
 # One shell word, whatever stands in it: folders with spaces and quotes are common.
 quote = '$(subst ','\'',$(1))'
@@ -70,6 +70,14 @@ sweep-digits: $(STAMP) ## train what is missing of sweeps/digits.yaml, then repo
 sweep-cifar10: $(STAMP) ## train what is missing of sweeps/cifar10.yaml, then report (PROFILE= DATA= ARGS=)
 	@$(HAM) sweep sweeps/cifar10.yaml $(CHOICE) $(SHARED) $(ARGS)
 	@$(HAM) report $(SHARED)
+
+sweep-small: $(STAMP) ## train what is missing of the study's sweep, sweeps/cifar10_small.yaml, then report (PROFILE= DATA= ARGS=)
+	@$(HAM) sweep sweeps/cifar10_small.yaml $(CHOICE) $(SHARED) $(ARGS)
+	@$(HAM) report $(SHARED)
+
+study: $(STAMP) ## the study's text and pictures in docs/study, and its report in outputs/study, anew from its recorded trials
+	@$(HAM) import docs/study/trials.tar.gz --store outputs/study
+	@$(HAM) report --sweep cifar10_small --store outputs/study --document docs/study/README.md.j2
 
 plan: $(STAMP) ## what is done, what is missing and what it will cost (SWEEP= PROFILE= DATA= ARGS=)
 	@$(HAM) plan $(call quote,$(SWEEP)) $(CHOICE) $(SHARED) $(ARGS)
