@@ -10,6 +10,7 @@ The same store gives the same bytes. Reading it checks every name and every dige
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -141,7 +142,11 @@ def read_archive(store: Store, source: Path) -> tuple[dict[str, Any], dict[str, 
         _unpack(source, place)
         recorded = _record(json.loads((place / RECORD).read_bytes()), source)
         _refuse_other_plan(store, recorded)
+        if not (place / "trials").is_dir():
+            raise RequestError(f"{source}: holds no trained trial, only a plan; nothing was taken")
         taken = store.import_trials(place)
+    except RequestError as error:  # the folder it was unpacked to will be gone
+        raise RequestError([one.replace(f"{place}/", f"{source}: ") for one in error.problems]) from None
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if recorded["name"] not in {one["name"] for one in recorded_sweeps(store)}:
@@ -150,6 +155,15 @@ def read_archive(store: Store, source: Path) -> tuple[dict[str, Any], dict[str, 
         write_json(path, recorded)
         store.share(path)
     return recorded, taken
+
+
+@contextlib.contextmanager
+def unpacked(source: Path) -> Iterator[tuple[dict[str, Any], Store]]:
+    """A sweep's record and its trials in a store that is gone afterwards, to be read only. RequestError as above."""
+    with tempfile.TemporaryDirectory(prefix="ham-") as place:
+        store = Store(place)
+        recorded, _ = read_archive(store, source)
+        yield recorded, store
 
 
 def _unpack(source: Path, place: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import datasets, keeping, listing, planning, reporting, trials
+from orchestration.cli import datasets, keeping, listing, planning, reporting, reproducing, trials
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
@@ -40,6 +40,7 @@ planning.register(app)
 trials.register(app)
 reporting.register(app)
 keeping.register(app)
+reproducing.register(app)
 listing.register(app)
 datasets.register(app)
 

@@ -21,7 +21,7 @@ from orchestration.store import Store
 
 COMMANDS = (
     "sweep", "plan", "status", "train", "evaluate", "import", "export", "report", "explain", "ui", "methods", "data", "bench",
-    "logs", "retry", "sync", "gc",
+    "logs", "retry", "sync", "gc", "reproduce",
 )  # fmt: skip
 SMALL = [
     "model.name=small_cnn", "model.width=0.5", "epsilon=0.2", "attack.steps=2", "attack.mode=eval", "epochs=2",
