@@ -287,12 +287,14 @@ def test_images_may_lie_elsewhere_and_must_be_the_recorded_ones(
         (("at", "--tolerance", "-1"), "--tolerance: -1 is no number of percentage points"),
         (("at", "--tolerance", "nan"), "--tolerance: nan is no number of percentage points"),
         (("at seed=0", "--set", "epochs=5"), "--set epochs=5: would make another trial"),
+        (("at seed=0", "--set", "method=trades"), "--set method=trades: would make another trial"),
         (("at seed=0", "--set", "data={train_limit: 5}"), "would make another trial"),
         (
             ("at seed=0", "--set", "data=photos"),
             "the trial was trained on digits, which is found by its name",
         ),
         (("at seed=0", "--threads", "100000"), "--threads: 100000 threads per trial"),
+        (("at seed=0", "--threads", "100000"), "recorded with --threads 1, trained again with 100000"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
