@@ -33,7 +33,7 @@ STORE = "reproduced"
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    command(app, "reproduce", "ham reproduce docs/study/metrics.tar.gz")(reproduce)
+    command(app, "reproduce", "ham reproduce docs/study/trials.tar.gz")(reproduce)
 
 
 def reproduce(
