@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ham_core.processor import processor
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,14 +42,6 @@ def on(device: torch.device) -> dict[str, Any]:
 def said_of(machine: dict[str, Any]) -> str:
     """The same as a line."""
     return "  ".join(f"{key} {value}" for key, value in machine.items())
-
-
-def processor() -> str:
-    """The processor's own name where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def bounded(kind: Callable[[str], float], low: float, high: float = float("inf")) -> Callable[[str], Any]:

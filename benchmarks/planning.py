@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.finished import METHODS, finish, write_sweep
-from benchmarks.machine import ask_for_json, bounded, keep, processor
+from benchmarks.machine import ask_for_json, bounded, keep
+from ham_core.processor import processor
 from orchestration.sweep import load_sweep
 
 SEEDS = 5

@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.machine import ask_for_json, bounded, keep, processor
+from benchmarks.machine import ask_for_json, bounded, keep
 from benchmarks.planning import Cost, run
+from ham_core.processor import processor
 
 COLD, WARM, MEMORY = (
     60.0,

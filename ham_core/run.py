@@ -23,6 +23,7 @@ from ham_core.folder import TrialFolder, load_tensors, save_tensors
 from ham_core.metrics import class_keys, metric_name, summarize
 from ham_core.network import build_model, exact_fp32, usable
 from ham_core.prefix import prefix_file, prefix_of
+from ham_core.processor import processor
 from ham_core.protocol import Evaluation, EvaluationAttack, evaluation_fingerprint
 from ham_core.randomness import derived_seed
 from ham_core.recovery import pruned_by_journal, recover_journal, recover_state
@@ -380,6 +381,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"cpu ({platform.machine()})",
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

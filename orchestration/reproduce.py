@@ -367,7 +367,7 @@ def _circumstances(records: Sequence[Mapping[str, Any]], trial: Trial) -> dict[s
     they were made on several machines. The fingerprint is the same, so the numerics version and the precision are."""
     found: dict[str, set[str]] = {}
     for record in records:
-        told = {word: record.get(word) for word in ("device", "threads", "commit")}
+        told = {word: record.get(word) for word in ("device", "processor", "threads", "commit")}
         told["held-out images"] = record.get("held_out")
         for word, value in (record.get("versions", {}) | told).items():
             if value is not None:

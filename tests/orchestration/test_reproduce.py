@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from ham_core.errors import RequestError
+from ham_core.processor import processor
 from ham_core.run import run_trial
 from ham_core.seals import opened, sealed
 from orchestration.archive import write_archive
@@ -104,6 +105,7 @@ def test_a_trial_whose_warm_up_was_shared_comes_out_bit_for_bit(
         f"reproduced: all {numbers} numbers within 0 points, and all 240 predictions are the same"
     )
     assert f"torch {torch.__version__}" in out
+    assert f"processor {processor()}" in out
     assert "threads 1" in out
     assert "numerics version" in out
 
