@@ -22,6 +22,7 @@ Importing this package is light: pandas, scipy and matplotlib load when a report
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,62 +33,44 @@ if TYPE_CHECKING:
 FORMATS = ("md", "tex", "csv", "html")
 
 
-def build(
-    *,
-    uri: str,
-    out: str | Path,
-    names: Sequence[str] = (),
-    formats: Sequence[str] = FORMATS,
-    sweep: str | None = None,
-    partial: bool = False,
-    protocols: Sequence[str] = (),
-    store: str | Path | None = None,
-    mlflow: str | None = None,
-    figures: bool = True,
-) -> Built:
-    """Write tables and figures below `out`; see `reports.builder.build`."""
+@dataclass(frozen=True)
+class Request:
+    """What a report is asked for.
+
+    Without `names`: everything that has material, for every recorded sweep (or the one named). With `names`: those tables and
+    figures, of the newest sweep that plans their grids (or the one named). With `protocols`: only tables under these, and
+    figures where the sweep's own is one of them. `mlflow`: address of the MLflow UI to which the page links its runs. Without
+    `figures`: tables only, which takes a fraction of the time; figures that are there stay.
+    """
+
+    uri: str
+    out: str | Path
+    names: Sequence[str] = ()
+    formats: Sequence[str] = FORMATS
+    sweep: str | None = None
+    protocols: Sequence[str] = ()
+    store: str | Path | None = None
+    mlflow: str | None = None
+    figures: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is all that there is to report."""
+        return self.figures and not self.names and self.sweep is None and not self.protocols
+
+
+def build(request: Request, *, partial: bool = False) -> Built:
+    """Write tables and figures; see `reports.builder.build`."""
     from reports.builder import build as build_reports
 
-    return build_reports(
-        uri=uri,
-        out=out,
-        names=names,
-        formats=formats,
-        sweep=sweep,
-        partial=partial,
-        protocols=protocols,
-        store=store,
-        mlflow=mlflow,
-        figures=figures,
-    )
+    return build_reports(request, partial=partial)
 
 
-def why(
-    *,
-    uri: str,
-    out: str | Path,
-    names: Sequence[str] = (),
-    formats: Sequence[str] = FORMATS,
-    sweep: str | None = None,
-    protocols: Sequence[str] = (),
-    store: str | Path | None = None,
-    mlflow: str | None = None,
-    figures: bool = True,
-) -> dict[str, list[str]]:
+def why(request: Request) -> dict[str, list[str]]:
     """{table, figure or page: why `build` would make it again}; see `reports.builder.why`."""
     from reports.builder import why as why_build
 
-    return why_build(
-        uri=uri,
-        out=out,
-        names=names,
-        formats=formats,
-        sweep=sweep,
-        protocols=protocols,
-        store=store,
-        mlflow=mlflow,
-        figures=figures,
-    )
+    return why_build(request)
 
 
 def write_document(

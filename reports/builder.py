@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from ham_core.config import digest_of
 from ham_core.errors import RequestError, known
 from orchestration.tracking import MODELS
+from reports import FORMATS, Request
 from reports.collect import Material, material, recorded_series, tidy_csv, under
 from reports.comparison import compared, published_tables
 from reports.figures import Drawing, Lacking, drawn
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 MAIN = "ham-main"
 RENDERERS = {"md": markdown.render, "tex": latex.render, "csv": csv.render}
-FORMATS = (*RENDERERS, "html")
 PAGE_CELLS = (
     6000  # numbers that a page holds at most: a browser shows them at once, and tables of more are not read
 )
@@ -73,97 +73,59 @@ class Built:
         return markdown.render(self.main)
 
 
-def build(
-    *,
-    uri: str,
-    out: str | Path,
-    names: Sequence[str] = (),
-    formats: Sequence[str] = FORMATS,
-    sweep: str | None = None,
-    partial: bool = False,
-    protocols: Sequence[str] = (),
-    store: str | Path | None = None,
-    mlflow: str | None = None,
-    figures: bool = True,
-) -> Built:
-    """Write tables and figures from the runs at `uri` to `out`, as far as they are not up to date there.
-
-    Without `names`: everything that has material, for every recorded sweep (or the one named); what lacks runs is marked
-    and listed in `.waiting`. With `names`: those tables and figures, of the newest sweep that plans their grids (or the one
-    named); a missing cell is a RequestError that names the missing trials, unless `partial`. With `protocols`: only tables
-    under these, and figures where the sweep's own is one of them. `mlflow`: address of the MLflow UI to which the page links
-    its runs. Without `figures`: tables only, which takes a fraction of the time; figures that are there stay.
-    """
-    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store, figures)
-    whole = figures and not names and sweep is None and not protocols
+def build(request: Request, *, partial: bool = False) -> Built:
+    """Write the tables and figures that are asked for, from the runs at `request.uri` to `request.out`, as far as they are not
+    up to date there. Without names what lacks runs is marked and listed in `.waiting`; with names a missing cell is a
+    RequestError that names the missing trials, unless `partial`."""
+    wanted, sources = _asked_for(request)
     return write(
         sources,
         wanted,
-        Path(out),
-        formats=formats,
-        strict=bool(names) and not partial,
-        named=bool(names),
-        mlflow=mlflow,
-        whole=whole,
-        figures=figures,
+        Path(request.out),
+        formats=request.formats,
+        strict=bool(request.names) and not partial,
+        named=bool(request.names),
+        mlflow=request.mlflow,
+        whole=request.whole,
+        figures=request.figures,
     )
 
 
-def why(
-    *,
-    uri: str,
-    out: str | Path,
-    names: Sequence[str] = (),
-    formats: Sequence[str] = FORMATS,
-    sweep: str | None = None,
-    protocols: Sequence[str] = (),
-    store: str | Path | None = None,
-    mlflow: str | None = None,
-    figures: bool = True,
-) -> dict[str, list[str]]:
+def why(request: Request) -> dict[str, list[str]]:
     """{table, figure or page: why `build` would make it again, a sentence each; [] where it would not}. Writes nothing."""
-    wanted, sources = _asked_for(uri, names, formats, sweep, protocols, store, figures)
-    named = bool(names)
-    whole = figures and not named and sweep is None and not protocols
+    wanted, sources = _asked_for(request)
     return reasons(
         sources,
         wanted,
-        Path(out),
-        formats=formats,
-        named=named,
-        mlflow=mlflow,
-        whole=whole,
-        figures=figures,
+        Path(request.out),
+        formats=request.formats,
+        named=bool(request.names),
+        mlflow=request.mlflow,
+        whole=request.whole,
+        figures=request.figures,
     )
 
 
-def _asked_for(
-    uri: str,
-    names: Sequence[str],
-    formats: Sequence[str],
-    sweep: str | None,
-    protocols: Sequence[str],
-    store: str | Path | None,
-    figures: bool,
-) -> tuple[list[Spec], list[Material]]:
+def _asked_for(request: Request) -> tuple[list[Spec], list[Material]]:
+    formats, figures = request.formats, request.figures
     wrong = [f"unknown format '{name}'; {known(name, FORMATS)}" for name in formats if name not in FORMATS]
     if not figures and "html" in formats:
         wrong.append("the page shows figures, so it is not made of tables alone; leave out html")
     specs = load_specs()
     try:
-        wanted = chosen(tuple(names), specs)
+        wanted = chosen(tuple(request.names), specs)
     except RequestError as error:
         raise RequestError([*wrong, *error.problems]) from None
     if not figures:
         wrong += [
             f"'{spec.name}' is a figure, and tables alone were asked for; leave out --tables"
             for spec in wanted
-            if names and not spec.is_table
+            if request.names and not spec.is_table
         ]
         wanted = [spec for spec in wanted if spec.is_table]
     if wrong:
         raise RequestError(wrong)
-    return wanted, restricted(materials(uri, sweep, store), protocols)
+    return wanted, restricted(materials(request.uri, request.sweep, request.store), request.protocols)
 
 
 def restricted(sources: Sequence[Material], protocols: Sequence[str]) -> list[Material]:

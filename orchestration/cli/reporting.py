@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import reports
 from ham_core.errors import RequestError, known
 from orchestration.cli.keeping import explain_trial
 from orchestration.cli.shared import (
@@ -37,7 +38,6 @@ from orchestration.cli.shared import (
 if TYPE_CHECKING:
     from reports.builder import Built
 
-FORMATS = ("md", "tex", "csv", "html")
 UnderFlag = Annotated[
     str | None,
     typer.Option(
@@ -107,20 +107,21 @@ def report(
     ] = None,
 ) -> int:
     """Build tables and figures from what is recorded, and one self-contained HTML page. What is up to date is left alone."""
-    import reports
     from ham_core.folder import unwritable
 
-    possible = tuple(word for word in FORMATS if word != "html" or not tables)  # the page shows figures
+    possible = tuple(
+        word for word in reports.FORMATS if word != "html" or not tables
+    )  # the page shows figures
     chosen = list(possible) if format is None else _words(format)
     wrong = [
         "--format: the page shows figures, so html does not go with --tables; leave out one of them"
-        if word in FORMATS
-        else f"--format: unknown format '{word}'; {known(word, FORMATS)}"
+        if word in reports.FORMATS
+        else f"--format: unknown format '{word}'; {known(word, reports.FORMATS)}"
         for word in chosen
         if word not in possible
     ]
     if wrong or not chosen:
-        raise RequestError(wrong or f"--format: no format given; {known('', FORMATS)}")
+        raise RequestError(wrong or f"--format: no format given; {known('', reports.FORMATS)}")
     place = open_store(store, must_exist=uri is None)
     if mlflow_url and not mlflow_url.startswith(("http://", "https://")):
         raise RequestError(
@@ -133,19 +134,19 @@ def report(
         raise RequestError("--why builds nothing, so there is no text to write either; leave out --document")
     text = None if document is None else reports.document_of(document)
     address = tracking_uri(uri, place)
-    asked: dict[str, Any] = {
-        "uri": address,
-        "out": target,
-        "names": names or (),
-        "formats": chosen,
-        "sweep": sweep,
-        "protocols": _words(protocol),
-        "store": place.path,
-        "mlflow": mlflow_url or (address if address.startswith("http") else None),
-        "figures": not tables,
-    }
+    asked = reports.Request(
+        uri=address,
+        out=target,
+        names=names or (),
+        formats=chosen,
+        sweep=sweep,
+        protocols=_words(protocol),
+        store=place.path,
+        mlflow=mlflow_url or (address if address.startswith("http") else None),
+        figures=not tables,
+    )
     if why:
-        print("\n".join(_reasons(reports.why(**asked), target)))
+        print("\n".join(_reasons(reports.why(asked), target)))
         return DONE
     reason = unwritable(target)
     if reason:
@@ -160,7 +161,7 @@ def report(
     if against is not None:
         chosen += [] if "csv" in chosen else ["csv"]  # which is what is compared
         before = reports.tables_in(against)  # first: it may be the folder that is built
-    built = reports.build(**asked, partial=partial)
+    built = reports.build(asked, partial=partial)
     _show(built)
     complain(built.waiting)
     if against is not None:
@@ -240,8 +241,6 @@ def explain(
     if column is None:
         explain_trial(table, _one_of(row, against), sweep, store, as_json)
         return
-    import reports
-
     if row is None or against is not None:
         raise RequestError("ham explain: --against compares two trials; a cell is TABLE ROW COLUMN")
     place = open_store(store, must_exist=uri is None)

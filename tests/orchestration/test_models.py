@@ -112,7 +112,7 @@ def table(place: Path, name: str, sweep: str) -> dict[tuple[str, str], dict[str,
 
 
 def report(place: Path) -> Any:
-    return reports.build(uri=uri(place), out=place / "out", formats=("md", "csv"))
+    return reports.build(reports.Request(uri=uri(place), out=place / "out", formats=("md", "csv")))
 
 
 # the run -------------------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def test_a_table_of_models_where_none_is_recorded_says_how_to_get_one(place: Pat
     with pytest.raises(
         RequestError, match="no model of other people is recorded; judge one with ham evaluate"
     ):
-        reports.build(uri=uri(place), out=place / "out", names=["models"])
+        reports.build(reports.Request(uri=uri(place), out=place / "out", names=["models"]))
 
 
 def test_where_mlflow_cannot_be_written_the_evaluation_stays_and_the_command_fails(place: Path) -> None:

@@ -91,8 +91,9 @@ def test_only_what_belongs_to_a_sweep_and_is_not_deleted_is_read(uri: str) -> No
 
 def test_the_benchmarks_record_is_one_that_reports_take(uri: str, tmp_path: Path) -> None:
     """Its seals fit, and no cell of the main table is empty."""
+    from reports import Request
     from reports.builder import build
 
-    built = build(uri=uri, out=tmp_path, formats=("csv",))
+    built = build(Request(uri=uri, out=tmp_path, formats=("csv",)))
     assert {path.parent.name for path in built.files} == {f"sweep{number}" for number in range(record.SWEEPS)}
     assert not [sentence for sentence in built.waiting if "evaluation" in sentence and "ham-main" in sentence]

@@ -50,7 +50,7 @@ def recorded(tmp_path_factory) -> tuple[str, Path]:
 )  # a mark outside its axes would squeeze them to nothing
 def test_build_writes_what_exists_and_lists_what_waits(recorded, tmp_path):
     uri, _ = recorded
-    built = reports.build(uri=uri, out=tmp_path)
+    built = reports.build(reports.Request(uri=uri, out=tmp_path))
     assert "| AT " in built.shown
     assert "50.0 ± " in built.shown
     assert built.html == tmp_path / "index.html"
@@ -62,8 +62,8 @@ def test_build_writes_what_exists_and_lists_what_waits(recorded, tmp_path):
 def test_a_named_table_names_the_missing_trials(recorded, tmp_path):
     uri, _ = recorded
     with pytest.raises(RequestError, match="trades seed 0, trades seed 1"):
-        reports.build(uri=uri, out=tmp_path, names=["ham-main"])
-    assert reports.build(uri=uri, out=tmp_path, names=["ham-main"], partial=True).shown
+        reports.build(reports.Request(uri=uri, out=tmp_path, names=["ham-main"]))
+    assert reports.build(reports.Request(uri=uri, out=tmp_path, names=["ham-main"]), partial=True).shown
 
 
 def test_explain_leads_to_the_runs(recorded):
@@ -78,9 +78,9 @@ def test_explain_leads_to_the_runs(recorded):
 def test_unknown_sweeps_formats_and_tables_are_answered_with_the_known_ones(recorded, tmp_path):
     uri, folder = recorded
     with pytest.raises(RequestError, match=r"no sweep 'digit' is recorded; known: digits"):
-        reports.build(uri=uri, out=tmp_path, sweep="digit")
+        reports.build(reports.Request(uri=uri, out=tmp_path, sweep="digit"))
     with pytest.raises(RequestError) as caught:
-        reports.build(uri=uri, out=tmp_path, names=["ham-mian"], formats=["pdf"])
+        reports.build(reports.Request(uri=uri, out=tmp_path, names=["ham-mian"], formats=["pdf"]))
     assert len(caught.value.problems) == 2
     with pytest.raises(RequestError, match="'pareto' is a figure"):
         reports.explain(uri=uri, store=folder, table="pareto", row="x", column="y")
@@ -88,4 +88,4 @@ def test_unknown_sweeps_formats_and_tables_are_answered_with_the_known_ones(reco
 
 def test_an_empty_store_says_what_to_run(tmp_path):
     with pytest.raises(RequestError, match="run one first"):
-        reports.build(uri=f"sqlite:///{tmp_path}/none.db", out=tmp_path / "out")
+        reports.build(reports.Request(uri=f"sqlite:///{tmp_path}/none.db", out=tmp_path / "out"))
