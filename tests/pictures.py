@@ -1,4 +1,4 @@
-"""Take the docs' pictures of the HTML report in a real browser: docs/pictures/report*.png, and the figure of the README.
+"""Take the docs' pictures of the HTML report in a real browser: docs/pictures/report*.png.
 
     make pictures                                   of the report in STORE, which `make demo` fills
     python -m tests.pictures STORE/report           the same, without building the report again
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import shutil
 import sys
 import tempfile
 import time
@@ -33,7 +32,6 @@ COLOURS, ROUNDS = 256, 4  # a page has few; rounds of k-means keep those of smal
 SETTLED = 0.3  # seconds for the browser to notice where the pointer is
 CELL = "digits-ham-main--table--ham-official-code--pgd-20-worst"
 FIGURE = "digits-class-bars"
-FIGURE_SOURCE = "digits/figures/pareto.png"
 
 
 def digest() -> str:
@@ -75,7 +73,6 @@ def take(report: Path, folder: Path) -> None:
         marks = driver.find_elements("css selector", f"#{FIGURE} [data-name^='HAM (official'][data-mark]")
         ActionChains(driver).move_to_element(marks[-2]).perform()
         save(driver, folder / "report-figure.png")
-    shutil.copyfile(report / FIGURE_SOURCE, folder / Path(FIGURE_SOURCE).name)
 
 
 def save(driver: Any, path: Path) -> None:
