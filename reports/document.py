@@ -96,13 +96,14 @@ class Difference(Number):
 
     def __str__(self) -> str:
         mean, low, high = self.mean or 0.0, self.low, self.high
+        unit = " points" if self.head.unit == "%" else ""
         if low is None or high is None:
-            return f"{mean:+.1f} points, of one seed, so nothing is shown"
+            return f"{mean:+.1f}{unit}, of one seed, so nothing is shown"
         level = f"{LEVEL * 100:g} % interval {low:+.1f} to {high:+.1f}"
         how = f"{level}, paired over {self.seeds}, p = {self.p:.2g}"
         if self.verdict in ("higher", "lower"):
-            return f"{self.verdict} by {abs(mean):.1f} points ({how})"
-        return f"not shown to differ: {mean:+.1f} points ({how})"
+            return f"{self.verdict} by {abs(mean):.1f}{unit} ({how})"
+        return f"not shown to differ: {mean:+.1f}{unit} ({how})"
 
     @property
     def short(self) -> str:
@@ -118,7 +119,7 @@ class Difference(Number):
 
     @property
     def verdict(self) -> str:
-        """ "higher" or "lower" where the interval leaves 0 out, else "not shown"."""
+        """`higher` or `lower` where the interval leaves 0 out, else `not shown`."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return "not shown"
         return "higher" if self.low > 0 else "lower"
@@ -167,14 +168,17 @@ def rendered(template: Path, source: Material) -> Text:
     )
     try:
         page = environment.from_string(template.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{template}: is no text in UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
     except TemplateSyntaxError as error:
         raise RequestError(f"{template}:{error.lineno}: {error.message}") from None
     asked = _Asked(source, template, page)
     try:
         text = page.render(asked.functions)
-    except (
-        Exception
-    ) as error:  # whatever a template does with an answer, among others with one that is missing
+    except Exception as error:
+        # Whatever a template does with an answer. Where answers are missing that is why, and they are what is told.
         own = f"{template}:{_line_of(error)}: {error}; a template may ask for {', '.join(asked.functions)}"
         raise RequestError(list(dict.fromkeys(asked.problems)) or own) from None
     if asked.problems:

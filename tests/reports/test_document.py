@@ -10,7 +10,7 @@ from reports.document import Difference, rendered, target_of
 from reports.render import markdown
 from reports.spec import load_specs
 from reports.statistics import paired_p, student_t
-from reports.tables import Cell, Value, tables_of
+from reports.tables import Cell, Head, Value, tables_of
 
 
 def text_of(source, template: str, folder: Path) -> str:
@@ -25,12 +25,12 @@ def problems_of(source, template: str, folder: Path) -> list[str]:
     return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
-def difference(*values: float, n: int | None = None) -> Difference:
+def difference(*values: float, n: int | None = None, unit: str = "%") -> Difference:
     """The words for these differences, in points."""
     estimate = student_t(values)
     shown = tuple(Value(seed, value, "", "", "") for seed, value in enumerate(values))
     cell = Cell("", estimate.mean, estimate.low, estimate.high, "t", len(values), n or len(values), shown)
-    return Difference(cell, head=None)
+    return Difference(cell, Head("worst", "PGD-20", "best/pgd20/worst", unit, "higher", ""))
 
 
 def test_numbers_tables_and_counts_are_those_of_the_report(digits, tmp_path):
@@ -66,6 +66,7 @@ def test_a_difference_is_worded_by_its_interval():
     assert str(difference(3.0, 5.0, 4.0)).startswith(
         "higher by 4.0 points (95 % interval +1.5 to +6.5, paired over 3 seeds, p = 0.0"
     )
+    assert str(difference(3.0, 5.0, 4.0, unit="")).startswith("higher by 4.0 (95 % interval")
     assert difference(3.0, 5.0, 4.0).short == "**+4.0** [+1.5, +6.5]"
     assert difference(-3.0, 5.0, 4.0).short == "+2.0 [-8.8, +12.8]"
     assert difference(4.0).short == "+4.0"
@@ -162,3 +163,9 @@ def test_what_is_no_template_is_refused(tmp_path, name):
         (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(RequestError, match="--document: "):
         target_of(tmp_path / name)
+
+
+def test_a_template_that_is_no_text_is_refused(digits, tmp_path):
+    (tmp_path / "text.md.j2").write_bytes(b"a \xff")
+    with pytest.raises(RequestError, match=r"is no text in UTF-8 \(byte 2\)"):
+        rendered(tmp_path / "text.md.j2", digits.material())
