@@ -73,20 +73,11 @@ def why(request: Request) -> dict[str, list[str]]:
     return why_build(request)
 
 
-def write_document(
-    template: Path, *, uri: str, sweep: str | None = None, store: Path | None = None
-) -> list[Path]:
-    """The text of a template, with its pictures; see `reports.document.write_document`."""
+def write_document(template: Path, request: Request) -> list[Path]:
+    """The text of a template, and its pictures; see `reports.document.write_document`."""
     from reports.document import write_document as write_text
 
-    return write_text(template, uri=uri, sweep=sweep, store=store)
-
-
-def document_of(template: Path) -> Path:
-    """The text that a template becomes; RequestError where it is none."""
-    from reports.document import target_of
-
-    return target_of(template)
+    return write_text(template, request)
 
 
 def tables_in(folder: str | Path) -> Report:

@@ -26,12 +26,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from ham_core.errors import RequestError, known
-from reports.builder import materials
+from ham_core.folder import unwritable
+from reports import Request
+from reports.builder import materials, restricted
 from reports.collect import ABSENT, Material, readable
 from reports.figures import Drawing, Lacking, drawn
 from reports.manifest import write
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
 ENDING = ".j2"
 KINDS = (".md",)  # of texts: those whose tables we can write
 PICTURES = "pictures"
-COUNTED = ("trials", "seeds", "methods")
 EMPTY = "?"  # stands for what is missing, in a text that is not written then
 
 
@@ -133,18 +135,21 @@ class Text:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
 
-def write_document(
-    template: Path, *, uri: str, sweep: str | None = None, store: Path | None = None
-) -> list[Path]:
-    """Make the text of a template anew from the newest recorded sweep (or the one named) -> the files that it consists of."""
+def write_document(template: Path, request: Request) -> list[Path]:
+    """Make the text of a template anew from the newest recorded sweep (or the one asked for) -> the text, its pictures.
+
+    Whatever is wrong is a RequestError before anything is written."""
     target = target_of(template)
-    (source, *_) = materials(uri, sweep, store)
+    if reason := unwritable(target.parent):
+        raise RequestError(
+            f"--document: {target} cannot be written ({reason}); copy the template to a folder of yours"
+        )
+    (source, *_) = restricted(materials(request.uri, request.sweep, request.store), request.protocols)
     made = rendered(template, source)
-    files = {target: made.text.encode()}
-    files |= {target.parent / path: content for path, content in made.pictures.items()}
-    for path, content in files.items():
+    pictures = {target.parent / path: content for path, content in made.pictures.items()}
+    for path, content in (*pictures.items(), (target, made.text.encode())):  # the text last: it shows them
         write(path, content)
-    return list(files)
+    return [target, *pictures]
 
 
 def target_of(template: Path) -> Path:
@@ -212,12 +217,15 @@ class _Asked:
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def answer(*words: Any, **more: Any) -> Any:
             try:
+                signature(function).bind(*words, **more)
+            except TypeError as error:
+                self.problems.append(f"{self._template}:{self._line()}: {function.__name__}: {error}")
+                return EMPTY
+            try:
                 return function(*words, **more)
             except RequestError as error:
                 self.problems += [f"{self._template}:{self._line()}: {problem}" for problem in error.problems]
-            except TypeError as error:
-                self.problems.append(f"{self._template}:{self._line()}: {error}")
-            return EMPTY
+                return EMPTY
 
         return answer
 
@@ -232,15 +240,17 @@ class _Asked:
 
     def cell(self, table: str, row: str, column: str) -> Number:
         """One number of a table."""
-        return self._number(Number, table, row, column)
+        return Number(*self._found(table, row, column)[:2])
 
     def difference(self, table: str, row: str, column: str) -> Difference:
         """One number of a column that subtracts a method."""
-        spec = self._spec(table)
-        if not any(one.minus for one in spec.columns):
+        cell, head, place = self._found(table, row, column)
+        if not self._spec(table).columns[place].minus:
             able = [name for name, one in load_specs().items() if any(c.minus for c in one.columns)]
-            raise RequestError(f"table '{table}' subtracts no method; tables that do: {', '.join(able)}")
-        return self._number(Difference, table, row, column)
+            raise RequestError(
+                f"column '{head.full}' of table '{table}' subtracts no method; tables that do: {', '.join(able)}"
+            )
+        return Difference(cell, head)
 
     def table(self, name: str) -> str:
         """All of a table, with heading and footnotes, as its own file has it."""
@@ -302,7 +312,7 @@ class _Asked:
             "methods": len({trial.label for trial in done}),
         }
         if what not in counts:
-            raise RequestError(f"cannot count '{what}'; {known(what, COUNTED)}")
+            raise RequestError(f"cannot count '{what}'; {known(what, counts)}")
         return counts[what]
 
     def sources(self) -> str:
@@ -326,12 +336,12 @@ class _Asked:
             raise RequestError(f"'{name}' is a figure; write figure(\"{name}\")")
         return tables_of(spec, self._source)
 
-    def _number(self, kind: type[Any], name: str, row: str, column: str) -> Any:
-        tables = self._tables(name)
-        table, r, c = place_of(tables, name, row, column)
+    def _found(self, name: str, row: str, column: str) -> tuple[Cell, Head, int]:
+        """A cell with a number in it, its column and which one that is."""
+        table, r, c = place_of(self._tables(name), name, row, column)
         cell = table.cells[r][c]
         if cell.mean is None:
             why = cell.waits or "nothing stands there"
             raise RequestError(f"table '{name}', row '{row}', column '{column}': {why}")
         self._cells[name, table.rows[r].title, table.columns[c].full] = cell
-        return kind(cell, table.columns[c])
+        return cell, table.columns[c], c

@@ -52,6 +52,26 @@ def test_its_pictures_show_the_recorded_trials(made: Path) -> None:
         assert np.array_equal(shown, now), f"{name}: run make study"
 
 
+def test_a_template_that_is_wrong_stops_the_report_before_it_is_built(made: Path) -> None:
+    (made / "wrong.md.j2").write_text('{{ cell("ham-mian", "at", "PGD-20 worst") }}', encoding="utf-8")
+    report = ("report", "ham-main", "--store", "store", "--out", "tables", "--document", "wrong.md.j2")
+    code, _, err = ham(made, *report)
+    assert (code, "wrong.md.j2:1: unknown table or figure 'ham-mian'" in err) == (2, True)
+    code, _, err = ham(made, *report, "--why")
+    assert (code, "--why builds nothing, so there is no text to write either" in err) == (2, True)
+    code, _, err = ham(made, *report, "--protocol", "ham-paper")
+    assert (code, "--protocol: no sweep is judged under 'ham-paper'" in err) == (2, True)
+    assert not (made / "wrong.md").exists()
+    assert not list((made / "tables").glob("**/*.md"))
+
+
+def test_tables_alone_come_without_the_figures_of_their_rows(made: Path) -> None:
+    code, _, err = ham(made, "report", "--tables", "--format", "md", "--store", "store", "--out", "alone")
+    assert code == 0, err
+    assert (made / "alone" / "cifar10_small" / "sensitivity-drop-rate.md").is_file()  # whose spec draws, too
+    assert not list((made / "alone").glob("**/figures/*"))
+
+
 def test_no_number_of_its_prose_is_typed() -> None:
     prose = TEMPLATE.read_text(encoding="utf-8")
     for pattern in MARKUP:

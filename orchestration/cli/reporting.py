@@ -132,7 +132,8 @@ def report(
         raise RequestError("--why builds nothing, so there is nothing to compare --against; give one of them")
     if why and document is not None:
         raise RequestError("--why builds nothing, so there is no text to write either; leave out --document")
-    text = None if document is None else reports.document_of(document)
+    if against is not None and "csv" not in chosen:
+        chosen.append("csv")  # which is what is compared
     address = tracking_uri(uri, place)
     asked = reports.Request(
         uri=address,
@@ -153,23 +154,17 @@ def report(
         raise RequestError(
             f"--out: {target} cannot be written ({reason}); name a folder in which you may write, for example --out tables"
         )
-    if text is not None and (reason := unwritable(text.parent)):
-        raise RequestError(
-            f"--document: {text} cannot be written ({reason}); copy the template to a folder of yours"
-        )
-    before = {}
-    if against is not None:
-        chosen += [] if "csv" in chosen else ["csv"]  # which is what is compared
-        before = reports.tables_in(against)  # first: it may be the folder that is built
+    # Read first: it may be the folder that is built.
+    before = {} if against is None else reports.tables_in(against)
+    files = [] if document is None else reports.write_document(document, asked)
     built = reports.build(asked, partial=partial)
     _show(built)
     complain(built.waiting)
     if against is not None:
         _show_changes(reports.compare(before, built, against, target), against)
         print(f"\nchanges:     {_short(target / 'changes.md')}")
-    if document is not None:
-        files = reports.write_document(document, uri=address, sweep=sweep, store=place.path)
-        print(f"\ntext:        {_short(files[0])}, {len(files) - 1} pictures")
+    if files:
+        print(f"\ntext:        {_short(files[0])}, {len(files) - 1} picture{'' if len(files) == 2 else 's'}")
     count = f"{len(built.files)} file{'' if len(built.files) == 1 else 's'} in {_short(target)}"
     print(
         f"\nup to date: {count}"

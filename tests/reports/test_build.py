@@ -155,3 +155,13 @@ def test_a_table_of_differences_is_made_of_sweeps_that_have_the_method_it_subtra
     ]
     with pytest.raises(RequestError, match="with cfa-at in it"):
         write([digits.material()], [spec], tmp_path, named=True)
+
+
+def test_the_pareto_front_leaves_out_an_attack_that_nobody_has_run(store, metrics):
+    for seed in range(2):
+        found = metrics((0.9,) * 3, (0.5, 0.4, 0.3))
+        store.add("at", seed, {key: value for key, value in found.items() if "/cw20/" not in key})
+    drawing = draw(load_specs()["pareto"], store.material(), ("svg",))
+    assert drawing is not None
+    assert {one["panel"] for one in drawing.data["series"]} == {"PGD-20"}
+    assert "CW-20" not in drawing.alt

@@ -92,6 +92,19 @@ def test_differences_come_from_tables_that_subtract(digits, tmp_path):
     assert words.startswith("higher by 5.0 points (95 % interval +5.0 to +5.0, paired over 2 of 3 seeds")
 
 
+def test_the_largest_value_is_that_of_the_method_that_is_named(store, metrics, tmp_path):
+    for label, series in (("at", [0.1, 0.5]), ("trades", [0.3, 0.2])):
+        store.add(label, 0, metrics((0.9,) * 3, (0.5,) * 3), series={"val/pgd10/worst": series})
+    template = '{{ largest("val/pgd10/worst") }} {{ largest("val/pgd10/worst", "trades") }}'
+    assert text_of(store, template, tmp_path) == "0.5 0.3"
+
+
+def test_a_column_that_subtracts_nothing_is_no_difference_whatever_its_neighbours_do(digits, tmp_path):
+    asked = '{{ difference("efficiency-cost", "HAM (official)", "Seconds training") }}'
+    (problem,) = problems_of(digits, asked, tmp_path)
+    assert "column 'Seconds training' of table 'efficiency-cost' subtracts no method" in problem
+
+
 def test_the_sources_of_all_numbers_are_listed(digits, tmp_path):
     template = '{{ cell("ham-main", "at", "PGD-20 worst") }}\n{{ sources() }}\n'
     line = "| 43.0 ± 7.5 | `ham explain ham-main AT 'PGD-20 worst'` |"
@@ -115,13 +128,13 @@ def test_everything_that_is_asked_for_and_not_there_is_named_with_its_line(digit
         (2, "'pareto' is a figure; write figure(\"pareto\")"),
         (3, "no trial has a setting 'seed'"),
         (3, "no trial has a setting 'epoch'"),
-        (4, "table 'ham-main' subtracts no method; tables that do: ham-differences"),
+        (4, "column 'PGD-20 worst' of table 'ham-main' subtracts no method; tables that do: ham-differences"),
         (5, "no trial has a series 'time/trian_s'"),
         (5, "cannot count 'runs'"),
         (5, "the sweep has no method 'ham'"),
         (6, "waits for seeds 0, 1, 2 (not run)"),
         (7, "ham-fig4"),
-        (7, "count() missing 1 required positional argument"),
+        (7, "count: missing a required argument: 'what'"),
     ):
         assert any(f"text.md.j2:{line}: " in problem and words in problem for problem in found), (
             line,
